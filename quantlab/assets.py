@@ -1,0 +1,21 @@
+"""Where the bundled files are: in a checkout of the repository, or inside the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantlab.errors import QuantlabError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def bundled(name: str) -> Path:
+    """Path of a bundled file or folder, such as `assets/story-model` or `lessons`.
+
+    >>> bundled("assets/stories").name
+    'stories'
+    """
+    for root in (_PACKAGE.parent, _PACKAGE / "_bundle"):
+        if (path := root / name).exists():
+            return path
+    raise QuantlabError(f"the bundled {name} is missing from this installation; install quantlab again")

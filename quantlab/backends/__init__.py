@@ -1,0 +1,1 @@
+"""The production libraries behind one interface."""

@@ -1,0 +1,1 @@
+"""Real checkpoints on disk: written whole or not at all, and read back."""

@@ -1,0 +1,1 @@
+"""What quantization cost: perplexity with its passport, KL divergence, a small task, and the table of them."""

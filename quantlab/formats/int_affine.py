@@ -1,0 +1,109 @@
+"""Integer levels: a weight is a scale times a small whole number.
+
+    w_hat = s * (q - z),   q in {0, 1, ..., 2^bits - 1}
+
+Symmetric: z sits in the middle and one scale serves a group, s = max|w| / (2^(bits-1) - 1/2), so that the levels reach
+both ends evenly. Asymmetric: s = (max - min) / (2^bits - 1) and z moves the levels to where the weights are.
+Groups run along k: each g neighbouring weights of a row share s and z.
+
+Source: Jacob et al. 2018 (eq. 1); the half step of the symmetric grid is that of llm-compressor's 4-bit presets
+(compressed-tensors 0.19, `calculate_qparams`: (max - min) / (2^bits - 1) with max = -min).
+Scales are stored as float16. What is left out: zero points narrower than a byte, packing of 3-bit codes across words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantlab.core import Params, Parts
+
+FP16_MAX = 65504.0
+FP16_TINY = 2.0**-24  # the smallest scale that float16 can hold
+
+
+@dataclass(frozen=True)
+class IntAffine:
+    """`2**bits` levels for each group of `group` weights; `group=None` is a whole row.
+
+    >>> grid = IntAffine(bits=4, group=2)
+    >>> W = torch.tensor([[7.5, -3.5, 0.0, 1.0]])
+    >>> p = grid.fit(W)
+    >>> p["scale"]
+    tensor([[1.0000, 0.1333]])
+    >>> grid.encode(W, p)
+    tensor([[15,  4,  8, 15]], dtype=torch.uint8)
+    """
+
+    bits: int
+    group: int | None = 128
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"bits must be from 2 to 8, got {self.bits}")
+
+    def _groups(self, W: Tensor) -> Tensor:
+        """W [n, k] -> [n, k/g, g]."""
+        g = self.group or W.shape[1]
+        if W.shape[1] % g:
+            raise ValueError(f"rows of {W.shape[1]} weights do not divide into groups of {g}; choose a divisor of k")
+        return W.float().unflatten(1, (-1, g))
+
+    def fit(self, W: Tensor) -> Params:
+        """scale [n, k/g] as float16 values in float32; zero [n, k/g] as whole numbers, or the middle."""
+        groups = self._groups(W)
+        steps = 2**self.bits - 1
+        if self.symmetric:
+            top = groups.abs().amax(-1)
+            spread, zero = 2 * top, torch.full_like(top, 2 ** (self.bits - 1))
+        else:
+            low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays a level
+            spread = high - low
+        scale = spread / steps
+        if (scale > FP16_MAX).any():
+            raise ValueError(f"a group spans {spread.max().item():g}, beyond a float16 scale; rescale the weights")
+        scale = scale.clamp(min=FP16_TINY).half().float()
+        if not self.symmetric:
+            zero = (-low / scale).round().clamp(0, steps)
+        return {"scale": scale, "zero": zero}
+
+    def encode(self, W: Tensor, p: Params) -> Tensor:
+        """The nearest level of each weight, uint8 [n, k]."""
+        q = self._groups(W) / p["scale"][..., None] + p["zero"][..., None]
+        return q.round().clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
+
+    def decode(self, q: Tensor, p: Params) -> Tensor:
+        """s * (q - z), float32 [n, k]."""
+        return ((self._groups(q) - p["zero"][..., None]) * p["scale"][..., None]).flatten(1)
+
+
+@dataclass(frozen=True)
+class BitPlanes:
+    """Codes of any width end to end, lowest bit first: k codes of `bits` bits take k * bits / 8 bytes.
+
+    bits=2, codes 1 2 3 0:   byte = 00 11 10 01  (the first code in the lowest bits)
+    """
+
+    bits: int
+    symmetric: bool = True
+
+    def pack(self, q: Tensor, p: Params) -> Parts:
+        """{"codes": uint8 [n, k * bits / 8], "scale": float16, "zero": uint8 (asymmetric only)}."""
+        place = torch.arange(self.bits, dtype=torch.uint8)
+        bit = (q[..., None] >> place) & 1  # [n, k, bits]
+        octets = bit.flatten(1).unflatten(1, (-1, 8))  # [n, bytes, 8]
+        codes = (octets << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+        parts = {"codes": codes, "scale": p["scale"].half()}
+        return parts if self.symmetric else {**parts, "zero": p["zero"].to(torch.uint8)}
+
+    def unpack(self, parts: Parts, shape: tuple[int, int]) -> tuple[Tensor, Params]:
+        """The codes uint8 [n, k] and their parameters."""
+        bit = (parts["codes"][..., None] >> torch.arange(8, dtype=torch.uint8)) & 1
+        place = torch.arange(self.bits, dtype=torch.uint8)
+        q = (bit.flatten(1).unflatten(1, (-1, self.bits)) << place).sum(-1, dtype=torch.uint8)
+        scale = parts["scale"].float()
+        zero = torch.full_like(scale, 2 ** (self.bits - 1)) if self.symmetric else parts["zero"].float()
+        return q.reshape(shape), {"scale": scale, "zero": zero}

@@ -1,0 +1,1 @@
+"""What a lesson is made of: exercises that diagnose, predictions that lock, claims that are checked."""

@@ -1,0 +1,1 @@
+"""Which codes: pure functions from weights (and calibration statistics) to a QuantizedTensor."""

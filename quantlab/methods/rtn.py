@@ -1,0 +1,15 @@
+"""Round to nearest: each weight takes the level beside it, whatever the other weights do.
+
+The simplest method, and the one that every other is measured against. It needs no data.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from quantlab.core import Format, QuantizedTensor
+
+
+def rtn(W: Tensor, stats: None, fmt: Format) -> QuantizedTensor:
+    """W [n, k] -> its nearest levels in `fmt`; `stats` is unused and must be None."""
+    return fmt.quantize(W)

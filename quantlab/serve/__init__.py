@@ -1,0 +1,1 @@
+"""Model servers as supervised processes, and the client that talks to them."""

@@ -12,25 +12,48 @@ from pathlib import Path
 
 from quantlab.errors import QuantlabError
 
+_PART = ".part"  # ends the name of everything that is not finished yet
+
 _REMEDY = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EROFS: "the folder is read-only; choose one that you can write to",
-    errno.EACCES: "the folder is not writable for you; choose one that is",
-    errno.EPERM: "the folder is not writable for you; choose one that is",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.ENOENT: "the folder does not exist",
+    errno.EACCES: "permission denied; choose a place that you may use",
+    errno.EPERM: "permission denied; choose a place that you may use",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EEXIST: "a file of that name is in the way; choose another path",
+    errno.EISDIR: "it is a folder; name a file in it instead",
+    errno.ENOENT: "it does not exist; check the path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EIO: "the disk reports an error; check it, or choose another one",
 }
+
+
+def reason(error: OSError) -> str:
+    """What went wrong and how to mend it, without the path.
+
+    >>> reason(OSError(errno.ENOSPC, "No space left on device"))
+    'the disk is full; free some space or choose another folder'
+    """
+    return _REMEDY.get(error.errno or 0, error.strerror or str(error))
 
 
 @contextmanager
 def explained(target: Path) -> Iterator[None]:
-    """Turn an operating-system error into one sentence that names the target and the remedy."""
+    """Turn an operating-system error into one sentence that names the file at fault and the remedy."""
     try:
         yield
     except OSError as error:
-        reason = _REMEDY.get(error.errno or 0, error.strerror or str(error))
-        raise QuantlabError(f"cannot write {target}: {reason}") from error
+        if error.errno is None:  # a library's own error in an OSError's clothes: not about this file
+            raise
+        raise QuantlabError(f"cannot {_deed(error, target)}: {reason(error)}") from error
+
+
+def _deed(error: OSError, target: Path) -> str:
+    """`write TARGET`, unless the error is about another file that was being read on the way."""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    ours = not named or target.is_relative_to(named) or any(part.endswith(_PART) for part in Path(named).parts)
+    return f"write {target}" if ours else f"use {named}"
 
 
 def _sync(path: Path) -> None:
@@ -45,7 +68,7 @@ def _sync(path: Path) -> None:
 def new_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that becomes `target` when the block ends without an error."""
     with explained(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -65,7 +88,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise QuantlabError(f"{target} exists already; choose another name or remove it first")
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent))
         try:
             yield temporary
             for path in temporary.rglob("*"):
@@ -85,7 +108,7 @@ def write_text(target: Path, text: str) -> None:
 
 def require_space(folder: Path, nbytes: int, purpose: str) -> None:
     """Fail early when the disk that holds `folder` has less than `nbytes` free."""
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise QuantlabError(

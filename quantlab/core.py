@@ -20,6 +20,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from quantlab.layout import Layout
+
 Params = dict[str, Tensor]  # "scale", "zero", ...: what decode needs beside the codes
 Parts = dict[str, Tensor]  # named tensors as they are stored
 
@@ -74,12 +76,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Format:
-    """A name for a grid, a packing and their origin."""
+    """A name for a grid, a packing, the bytes that they take and their origin."""
 
     name: str
     grid: Grid
     packing: Packing
+    layout: Layout
     reference: Reference
+
+    def divides(self, k: int) -> bool:
+        """Whether rows of k weights divide into this format's groups."""
+        return k % self.layout.block == 0
 
     def quantize(self, W: Tensor) -> QuantizedTensor:
         """Round to nearest: fit, encode, pack. W [n, k] of finite floats."""
@@ -125,5 +132,3 @@ def check_weights(W: Tensor) -> None:
     if not torch.isfinite(W).all():
         at = tuple(int(i) for i in (~torch.isfinite(W)).nonzero()[0])
         raise ValueError(f"weights must be finite, W{list(at)} is {W[at].item()}; the checkpoint is damaged")
-
-

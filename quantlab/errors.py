@@ -29,6 +29,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     unknown format 'q4km'; did you mean 'q4_k_m'? Known: nf4, q4_k_m
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    lowered = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[near[0]]!r}?" if near else "."
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")

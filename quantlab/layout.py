@@ -18,12 +18,13 @@ from quantlab.errors import unknown
 
 @dataclass(frozen=True)
 class Layout:
-    """`block` weights take `nbytes` bytes."""
+    """`block` weights take `nbytes` bytes; each row of a matrix may carry `row_bytes` more."""
 
     name: str
     block: int
     nbytes: Fraction
     note: str
+    row_bytes: int = 0
 
     @property
     def bits_per_weight(self) -> float:
@@ -35,8 +36,16 @@ class Layout:
         return float(8 * self.nbytes / self.block)
 
     def bytes_for(self, weights: int) -> int:
-        """Bytes for so many weights, rounded up to whole blocks."""
-        return math.ceil(math.ceil(Fraction(weights, self.block)) * self.nbytes)
+        """Bytes for so many weights in a row, rounded up to whole blocks; `row_bytes` left out."""
+        return math.ceil(-(-weights // self.block) * self.nbytes)
+
+    def matrix_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of a matrix [rows, columns], blocks running along each row.
+
+        >>> layout("int8").matrix_bytes(4096, 4096) - 4096 * 4096  # a float32 scale for each row
+        16384
+        """
+        return rows * (self.bytes_for(columns) + self.row_bytes)
 
 
 def _grouped(name: str, bits: int, group: int, overhead_bytes: Fraction | int, note: str) -> Layout:
@@ -53,7 +62,7 @@ _ALL = (
     Layout("fp16", 1, Fraction(2), "5 exponent bits, 10 mantissa bits"),
     Layout("fp8_e4m3", 1, Fraction(1), "one scale for the tensor, negligible"),
     Layout("fp8_e5m2", 1, Fraction(1), "one scale for the tensor, negligible"),
-    Layout("int8", 1, Fraction(1), "one float32 scale for each row, negligible for long rows"),
+    Layout("int8", 1, Fraction(1), "one float32 scale for each row, negligible for long rows", row_bytes=4),
     _grouped("int4_g128", 4, 128, 2, "a float16 scale for each group"),
     _grouped("int4_g32", 4, 32, 2, "a float16 scale for each group"),
     _grouped("int3_g128", 3, 128, 2, "a float16 scale for each group"),

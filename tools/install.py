@@ -118,7 +118,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="also what the tests need")
     args = parser.parse_args()
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        sys.exit(f"quantlab: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12")
+        this = sys.version.split()[0]
+        sys.exit(f"quantlab: Python 3.11 to 3.13 is needed, this is {this}; try make PYTHON=python3.12")
     started = time.monotonic()
     entries = locked()
     install_torch(version_of(entries["torch"]))

@@ -60,7 +60,12 @@ def draw_curve(log: list[dict[str, float]]) -> None:
     """loss-curve.png: training and held-out loss against tokens."""
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     tokens = [row["tokens"] / 1e6 for row in log]
-    styles = {"train": ("black", "-"), "tiny": ("#0072B2", "-"), "fairy": ("#D55E00", "--"), "classics": ("#009E73", ":")}
+    styles = {
+        "train": ("black", "-"),
+        "tiny": ("#0072B2", "-"),
+        "fairy": ("#D55E00", "--"),
+        "classics": ("#009E73", ":"),
+    }
     for name, (colour, line) in styles.items():
         label = "training mixture (running mean)" if name == "train" else f"held out: {name}"
         axes.plot(tokens, [row[name] for row in log], line, color=colour, label=label)

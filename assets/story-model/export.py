@@ -1,4 +1,4 @@
-"""Write a finished run as a Hugging Face checkpoint: weights, tokenizer, configs, curve, and the figures for the card."""
+"""Write a finished run as a Hugging Face checkpoint: weights, tokenizer, configs, and the loss curve."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HELD_OUT_EVERY = 25  # every 25th document of each source is never trained on
-STRAIGHT = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "\xa0": " ", "…": "...", "_": ""})
+STRAIGHT = str.maketrans(
+    {"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "\xa0": " ", "…": "...", "_": ""}
+)
 HEADING = re.compile(r"\n\n+[ \t]*([A-Z][A-Z ,'\-.!?]{5,70})(?:\(\d+\))?[ \t]*\n\n")
 FURNITURE = re.compile(r"\[(?:Illustration|Footnote|\d+)[^\]]*\]|\(\d+\)|Project Gutenberg", re.IGNORECASE)
 
@@ -40,8 +42,12 @@ def unwrap(text: str) -> str:
     return "\n".join(p for p in paragraphs if p)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+
+
 def read_tiny(folder: Path) -> list[Document]:
-    raw = gzip.open(folder / "tinystories_sample_2MiB.txt.gz", "rt", encoding="utf-8", errors="ignore").read()
+    raw = gzip.decompress((folder / "tinystories_sample_2MiB.txt.gz").read_bytes()).decode(errors="ignore")
     stories = [re.sub(r"\s*\n\s*", "\n", s.translate(STRAIGHT).strip()) for s in raw.split("<|endoftext|>")]
     plain = [s for s in stories if len(s) > 200 and "â" not in s]  # a few are mis-encoded
     return [Document("tiny", "", s) for s in plain[:-1]]  # the last one is cut off
@@ -49,9 +55,9 @@ def read_tiny(folder: Path) -> list[Document]:
 
 def read_fairy(folder: Path) -> list[Document]:
     documents = []
-    for row in map(json.loads, gzip.open(folder / "fairy_books.jsonl.gz", "rt", encoding="utf-8")):
+    for row in read_rows(folder / "fairy_books.jsonl.gz"):
         pieces = HEADING.split(row["text"])  # [front matter, heading, text, heading, text, ...]
-        for heading, body in zip(pieces[1::2], pieces[2::2]):
+        for heading, body in zip(pieces[1::2], pieces[2::2], strict=True):
             text = unwrap(body)
             if 1200 < len(text) < 40_000 and text.count("\n") < len(text) / 40:  # drops contents, notes and verse
                 documents.append(Document("fairy", heading.strip(" .").title(), text))
@@ -59,7 +65,7 @@ def read_fairy(folder: Path) -> list[Document]:
 
 
 def read_classics(folder: Path) -> list[Document]:
-    rows = map(json.loads, gzip.open(folder / "classics.jsonl.gz", "rt", encoding="utf-8"))
+    rows = read_rows(folder / "classics.jsonl.gz")
     return [Document("classics", r["title"].split(" - ")[-1], unwrap(r["text"])) for r in rows]
 
 

@@ -4,7 +4,7 @@
     python train.py --data DIR --run RUN --export .      write the checkpoint, the curve and the card's figures
 
 Optimiser: Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the embedding and the norms.
-Schedule: warm-up, constant, then linearly to zero over the last 40 % of the steps ("WSD", Hu et al. 2024), so that a
+Schedule: warm-up, constant, then linearly to zero over the second half ("WSD", Hu et al. 2024), so that a
 run can be lengthened or shortened until its decay begins. The mixture of sources turns to simpler stories in the decay.
 Every batch is a function of (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
 """
@@ -42,7 +42,7 @@ class Plan:
     adam_lr: float = 0.003
     weight_decay: float = 0.1
     warmup: int = 60
-    decay_share: float = 0.4
+    decay_share: float = 0.5
     mixture: tuple[tuple[str, float, float], ...] = (  # source, share before the decay, share at its end
         ("tiny", 0.40, 0.65),
         ("fairy", 0.30, 0.20),
@@ -78,8 +78,8 @@ def train_tokenizer(documents: list[Document], vocab: int) -> Tokenizer:
 
 def as_prompted(document: Document, words: list[str]) -> str:
     """The document as an answer in the chat template."""
-    ask = f"Tell me the story of {document.title}." if document.title else f"Tell me a story with the words {', '.join(words)}."
-    return f"{USER}{ask}{ASSISTANT}{document.text}"
+    subject = f"the story of {document.title}" if document.title else f"a story with the words {', '.join(words)}"
+    return f"{USER}Tell me {subject}.{ASSISTANT}{document.text}"
 
 
 class Stream:
@@ -87,8 +87,8 @@ class Stream:
 
     def __init__(self, tokenizer: Tokenizer, documents: list[Document], prompted_share: float) -> None:
         rng = random.Random(0)
-        words = telling_words(documents)
-        texts = [as_prompted(d, w) if rng.random() < prompted_share else d.text for d, w in zip(documents, words)]
+        pairs = zip(documents, telling_words(documents), strict=True)
+        texts = [as_prompted(d, w) if rng.random() < prompted_share else d.text for d, w in pairs]
         rows = [[0, *e.ids, 1] for e in tokenizer.encode_batch(texts)]
         self.tokens = torch.tensor([t for row in rows for t in row])
         self.starts = np.cumsum([0] + [len(row) for row in rows[:-1]])
@@ -149,9 +149,9 @@ def optimisers(model: Llama, plan: Plan) -> list[torch.optim.Optimizer]:
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, streams: dict[str, Stream], context: int, windows: int = 16) -> dict[str, float]:
-    """Mean cross-entropy (nats a token) on the first windows of each held-out source."""
-    losses = {}
+def held_out_loss(model: torch.nn.Module, streams: dict[str, Stream], context: int) -> dict[str, float]:
+    """Mean cross-entropy (nats a token) on the first 16 windows of each held-out source."""
+    losses, windows = {}, 16
     for name, stream in streams.items():
         count = min(windows, (len(stream.tokens) - 1) // context)
         rows = torch.stack([stream.tokens[i * context :][: context + 1] for i in range(count)])
@@ -179,7 +179,8 @@ def train(plan: Plan, shape: Shape, data: Path, run: Path) -> None:
 
     streams, held_out = streams_of(train_documents, 0.25), streams_of(held_out_documents, 0.0)
     for name, stream in streams.items():
-        print(f"{name}: {len(stream.starts)} documents, {len(stream.tokens):,} tokens; held out {len(held_out[name].tokens):,}")
+        kept = len(held_out[name].tokens)
+        print(f"{name}: {len(stream.starts)} documents, {len(stream.tokens):,} tokens; held out {kept:,}")
 
     torch.manual_seed(plan.seed)
     model = Llama(shape)
@@ -189,13 +190,14 @@ def train(plan: Plan, shape: Shape, data: Path, run: Path) -> None:
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimisers"]):
+        for opt, saved in zip(opts, state["optimisers"], strict=True):
             opt.load_state_dict(saved)
         first, log, seconds_before = state["step"], state["log"], state["seconds"]
         print(f"going on from step {first}")
     base_rates = (plan.muon_lr, plan.adam_lr)
     compiled = torch.compile(model)
-    started, bar = time.monotonic(), tqdm(range(first, plan.steps), initial=first, total=plan.steps, unit="step", mininterval=10)
+    started = time.monotonic()
+    bar = tqdm(range(first, plan.steps), initial=first, total=plan.steps, unit="step", mininterval=10)
     running = log[-1]["train"] if log else float(np.log(shape.vocab))
     for step in bar:
         rows = batch_at(plan, streams, step, shape.context)
@@ -203,7 +205,7 @@ def train(plan: Plan, shape: Shape, data: Path, run: Path) -> None:
             loss = compiled(rows[:, :-1], rows[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt, base in zip(opts, base_rates):
+        for opt, base in zip(opts, base_rates, strict=True):
             opt.param_groups[0]["lr"] = base * plan.rate(step)
             opt.step()
             opt.zero_grad(set_to_none=True)
@@ -215,10 +217,9 @@ def train(plan: Plan, shape: Shape, data: Path, run: Path) -> None:
             tokens = done * plan.batch * shape.context
             log.append({"step": done, "tokens": tokens, "seconds": round(seconds), "train": running, **val})
             bar.set_postfix(train=f"{running:.3f}", **{k: f"{v:.3f}" for k, v in val.items()})
-            state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in opts], "step": done, "log": log}
-            save(checkpoint, {**state, "seconds": seconds})
-            if done == round(plan.steps * (1 - plan.decay_share)):
-                save(run / "before-decay.pt", {**state, "seconds": seconds})
+            state = {"step": done, "log": log, "seconds": seconds}
+            state |= {"model": model.state_dict(), "optimisers": [o.state_dict() for o in opts]}
+            save(checkpoint, state)
             (run / "log.json").write_text(json.dumps(log, indent=1))
 
 
@@ -226,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the three source files")
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints; resumes what it holds")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--export", type=Path, help="write the finished run to this folder and stop")
     args = parser.parse_args()
     plan, shape = Plan(steps=args.steps), Shape()

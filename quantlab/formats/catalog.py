@@ -12,12 +12,13 @@ from torch import Tensor
 from quantlab.core import Fidelity, Format, QuantizedTensor, Reference
 from quantlab.errors import unknown
 from quantlab.formats.int_affine import BitPlanes, IntAffine
+from quantlab.layout import layout
 
 _PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.TEACHING, "same levels; our own packing of the codes")
 
 
 def _int(name: str, bits: int, group: int | None) -> Format:
-    return Format(name, IntAffine(bits, group), BitPlanes(bits), _PLAIN)
+    return Format(name, IntAffine(bits, group), BitPlanes(bits), layout(name), _PLAIN)
 
 
 FORMATS = {

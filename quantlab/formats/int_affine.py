@@ -50,7 +50,7 @@ class IntAffine:
         g = self.group or W.shape[1]
         if W.shape[1] % g:
             raise ValueError(f"rows of {W.shape[1]} weights do not divide into groups of {g}; choose a divisor of k")
-        return W.float().unflatten(1, (-1, g))
+        return W.float().reshape(W.shape[0], -1, g)
 
     def fit(self, W: Tensor) -> Params:
         """scale [n, k/g] as float16 values in float32; zero [n, k/g] as whole numbers, or the middle."""
@@ -92,9 +92,11 @@ class BitPlanes:
 
     def pack(self, q: Tensor, p: Params) -> Parts:
         """{"codes": uint8 [n, k * bits / 8], "scale": float16, "zero": uint8 (asymmetric only)}."""
+        if q.shape[1] * self.bits % 8:
+            raise ValueError(f"rows of {q.shape[1]} codes of {self.bits} bits do not fill whole bytes; pad the rows")
         place = torch.arange(self.bits, dtype=torch.uint8)
         bit = (q[..., None] >> place) & 1  # [n, k, bits]
-        octets = bit.flatten(1).unflatten(1, (-1, 8))  # [n, bytes, 8]
+        octets = bit.reshape(len(q), -1, 8)  # [n, bytes, 8]
         codes = (octets << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
         parts = {"codes": codes, "scale": p["scale"].half()}
         return parts if self.symmetric else {**parts, "zero": p["zero"].to(torch.uint8)}
@@ -103,7 +105,7 @@ class BitPlanes:
         """The codes uint8 [n, k] and their parameters."""
         bit = (parts["codes"][..., None] >> torch.arange(8, dtype=torch.uint8)) & 1
         place = torch.arange(self.bits, dtype=torch.uint8)
-        q = (bit.flatten(1).unflatten(1, (-1, self.bits)) << place).sum(-1, dtype=torch.uint8)
+        q = (bit.reshape(len(bit), -1, self.bits) << place).sum(-1, dtype=torch.uint8)
         scale = parts["scale"].float()
         zero = torch.full_like(scale, 2 ** (self.bits - 1)) if self.symmetric else parts["zero"].float()
         return q.reshape(shape), {"scale": scale, "zero": zero}

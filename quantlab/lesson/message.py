@@ -46,10 +46,11 @@ class Message:
     def _repr_html_(self) -> str:
         status, colour = self.kind.value
         paragraphs = "".join(f'<p style="margin:.25em 0">{inline(text)}</p>' for text in self.sentences)
-        code = f'<pre style="margin:.5em 0"><code>{html.escape(self.code)}</code></pre>' if self.code else ""
+        pre = '<pre style="margin:.5em 0;white-space:pre;overflow-x:auto">'
+        code = f"{pre}<code>{html.escape(self.code)}</code></pre>" if self.code else ""
         return (
             f'<div role="status" style="border-left:4px solid {colour};padding:.25em 0 .25em .9em;margin:.5em 0;'
-            f'max-width:46em"><p style="margin:.25em 0"><strong>{status}: {inline(self.title)}</strong></p>'
+            f'max-width:60em"><p style="margin:.25em 0"><strong>{status}: {inline(self.title)}</strong></p>'
             f"{paragraphs}{code}</div>"
         )
 

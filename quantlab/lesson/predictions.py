@@ -63,11 +63,12 @@ class Prediction:
         """Why this value cannot be a prediction, or ''."""
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             return f"A prediction is a number, in {self.unit}; this is {value!r}."
+        value = float(value)
         low, high = self.low, self.high
         if (low is not None and value < low) or (high is not None and value > high):
             at_least = f"at least {number(low, self.unit)}" if low is not None else ""
             at_most = f"at most {number(high, self.unit)}" if high is not None else ""
-            return f"It must be {' and '.join(filter(None, (at_least, at_most)))}; this is {number(float(value))}."
+            return f"It must be {' and '.join(filter(None, (at_least, at_most)))}; this is {number(value)}."
         return ""
 
     def reveal(self, measured: float) -> Message:
@@ -103,9 +104,9 @@ def in_words(predicted: float, measured: float, unit: str) -> str:
     if measured == 0 or predicted * measured <= 0:
         return f"{both} They are {number(abs(predicted - measured), unit)} apart."
     ratio = predicted / measured
-    size, side = max(ratio, 1 / ratio), "high" if abs(predicted) > abs(measured) else "low"
-    if size >= 2:
-        return f"{both} Your prediction was {size:.2g} times too {side}."
-    percent = abs(ratio - 1)
-    close = "Very close: it" if percent <= 0.05 else "Your prediction"
-    return f"{both} {close} was {percent:.1%} too {side}." if percent < 0.01 else f"{both} {close} was {percent:.0%} too {side}."
+    side = "high" if abs(predicted) > abs(measured) else "low"
+    if (size := max(ratio, 1 / ratio)) >= 2:
+        return f"{both} Your prediction was {number(float(f'{size:.2g}'))} times too {side}."
+    error = abs(ratio - 1)
+    subject = "Very close: it" if error <= 0.05 else "Your prediction"
+    return f"{both} {subject} was {error:.{1 if error < 0.01 else 0}%} too {side}."

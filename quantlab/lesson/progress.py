@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def _load(path: Path) -> Record:
     except OSError:
         return {}
     except ValueError:
-        with atomic.explained(path):
+        with suppress(OSError):  # a folder that refuses this refuses the next write too, which says so
             os.replace(path, path.with_name("progress.damaged.json"))
         return {}
     return {section: entries for section, entries in record.items() if section != "version"}

@@ -1,0 +1,71 @@
+"""bitsandbytes: 4-bit weights in blocks of 64, made and unmade by the library's own functions.
+
+    w_hat = absmax(block) * code[q],   q in {0, ..., 15}, two to a byte, the first in the high nibble
+
+`quantize` calls `bitsandbytes.functional.quantize_4bit`, which is also what `Linear4bit` calls when it moves to a
+device, so the bytes are those of a model loaded with `load_in_4bit`. The weights go in as float32 and come out as
+float32. `Linear4bit.forward` is not used: on some CPUs it rearranges the weights in place and computes in bfloat16,
+which would add the engine's rounding to the format's.
+
+Reference: bitsandbytes 0.50 (Dettmers et al. 2023, QLoRA, arXiv 2305.14314, for NF4 and double quantization).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantlab.core import check_weights
+from quantlab.errors import QuantlabError, unknown
+
+KINDS = ("nf4", "fp4")
+BLOCK = 64  # weights that share one absmax, the library's default
+
+
+def available() -> str | None:
+    """None when bitsandbytes can be used, else the sentence that says why not and how to get it."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed; pip install bitsandbytes"
+    try:
+        import bitsandbytes.functional  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"bitsandbytes cannot be loaded ({error}); pip install --force-reinstall bitsandbytes"
+    return None
+
+
+@dataclass(frozen=True)
+class Blocks4bit:
+    """A weight matrix as bitsandbytes stores it."""
+
+    codes: Tensor  # uint8, two codes a byte
+    state: Any  # bitsandbytes.functional.QuantState: absmax, code table, shape
+
+    def dequantize(self) -> Tensor:
+        """W_hat [n, k], float32."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        W: Tensor = dequantize_4bit(self.codes, self.state)
+        return W
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and of a float32 absmax for each block, not of the one table of 16 levels."""
+        absmax: Tensor = self.state.absmax
+        return self.codes.numel() + absmax.numel() * absmax.element_size()
+
+
+def quantize(W: Tensor, kind: str = "nf4", block: int = BLOCK) -> Blocks4bit:
+    """Quantize W [n, k] of finite floats to NF4 or FP4; blocks run along the rows and on into the next row."""
+    if kind not in KINDS:
+        raise unknown("bitsandbytes format", kind, KINDS)
+    if (problem := available()) is not None:
+        raise QuantlabError(problem)
+    from bitsandbytes.functional import quantize_4bit
+
+    check_weights(W)
+    codes, state = quantize_4bit(W.to(torch.float32).contiguous(), blocksize=block, quant_type=kind)
+    return Blocks4bit(codes, state)

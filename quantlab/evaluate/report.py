@@ -1,0 +1,132 @@
+"""The comparison as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantlab.evaluate.names import BASELINE
+from quantlab.evaluate.passport import Passport
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One format, measured; every figure is None where it could not be applied, and `note` says why.
+
+    bits_per_weight   stored bytes * 8 / weights, over the linear layers inside the model, for every backend alike:
+                      codes, scales, zero points and block minima; not embeddings, output head and norms
+    nbytes            the whole model: for llama.cpp the size of the GGUF file; otherwise the quantized layers and all
+                      other tensors in bfloat16 (a tied table counts once), without headers and tokenizer
+    perplexity        on the passport's text; `perplexity_stderr` and all other errors are clustered by story
+    kl_mean           KL(baseline || this) in nats a token
+    top1_agreement    share of positions with the same most likely token as the baseline
+    task_accuracy     share of story endings told right (log-probability for each byte)
+    quantize_s        seconds to make codes and scales; neither loading, converting to GGUF nor dequantizing
+    """
+
+    format: str
+    method: str
+    backend: str
+    bits_per_weight: float | None = None
+    nbytes: int | None = None
+    perplexity: float | None = None
+    kl_mean: float | None = None
+    kl_stderr: float | None = None
+    top1_agreement: float | None = None
+    task_accuracy: float | None = None
+    quantize_s: float | None = None
+    perplexity_stderr: float | None = None
+    top1_stderr: float | None = None
+    task_stderr: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `quantlab compare` measured."""
+
+    model: str
+    passport: Passport
+    rows: tuple[Row, ...]
+    left_out: tuple[str, ...] = ()  # sentences: what was asked for and could not be measured here
+
+    @property
+    def baseline(self) -> Row:
+        """The row that all others are compared with."""
+        return next(row for row in self.rows if row.format == BASELINE)
+
+    def row(self, fmt: str) -> Row:
+        """The row of a format."""
+        return {row.format: row for row in self.rows}[fmt]
+
+    def to_dict(self) -> dict[str, Any]:
+        """{model, passport, rows}, plain values only."""
+        return {
+            "model": self.model,
+            "passport": self.passport.to_dict(),
+            "rows": [{key: _plain(value) for key, value in asdict(row).items()} for row in self.rows],
+        }
+
+    def to_json(self) -> str:
+        """The same as JSON text; a figure that does not exist is null."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    def table(self) -> Table:
+        """A table for the terminal or a notebook."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.model}: what each format costs", title_justify="left", pad_edge=False)
+        table.add_column("format", no_wrap=True)
+        for name in ("bits/\nweight", "MB", "perplexity", "KL, millinats\na token", "same\ntop %", "endings\n%", "s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("made by", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*_cells(row), style="bold" if row.format == BASELINE else None)
+        return table
+
+    def notes(self) -> list[str]:
+        """What a reader of the table must know, a sentence each."""
+        passport = self.passport
+        start = "starting with BOS" if passport.bos else "without BOS"
+        return [
+            f"Perplexity and KL divergence over {passport.tokens:,} tokens, windows of at most {passport.context} "
+            f"{start}, no overlap; text {passport.text[:12]}, tokenizer {passport.tokenizer[:12]}.",
+            "± is one standard error, clustered by story. KL is from the bf16 baseline (bfloat16 weights, float32 "
+            "arithmetic). Bits per weight: the linear layers, scales included; MB: the whole model.",
+            *(f"{row.format}: {row.note}." for row in self.rows if row.note),
+            *self.left_out,
+        ]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cells(row: Row) -> list[str]:
+    maker = row.backend if row.method == "none" else f"{row.backend}, {row.method}"
+    if row.perplexity is None:
+        return [row.format, *["-"] * 7, maker]
+    return [
+        row.format,
+        _number(row.bits_per_weight, 2),
+        _number(row.nbytes, 1, 1e-6),
+        _pair(row.perplexity, row.perplexity_stderr, 2),
+        _pair(row.kl_mean, row.kl_stderr, 3, 1e3),
+        _number(row.top1_agreement, 1, 100),
+        _pair(row.task_accuracy, row.task_stderr, 0, 100),
+        _number(row.quantize_s, 2),
+        maker,
+    ]
+
+
+def _number(value: float | None, digits: int, scale: float = 1) -> str:
+    return "-" if value is None else f"{value * scale:,.{digits}f}"
+
+
+def _pair(value: float | None, stderr: float | None, digits: int, scale: float = 1) -> str:
+    return f"{_number(value, digits, scale)} ± {_number(stderr, digits, scale)}"

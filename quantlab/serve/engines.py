@@ -1,0 +1,103 @@
+"""What it takes to run each engine, as data. A new engine is one entry here and one test.
+
+An engine turns a model name into a file it can load (`prepare`) and a job into a process (`launch`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from quantlab.errors import unknown
+from quantlab.serve.artifacts import Artifact, Say, gguf_for
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one server shall serve, and how."""
+
+    artifact: Artifact
+    context: int
+    threads: int
+    socket: int  # file descriptor of a listening socket, inherited by the server
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A process to start: its arguments, what its environment has besides ours, and the first line of its stdin."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    first_line: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program that serves models."""
+
+    name: str
+    missing: Callable[[], str | None]  # None, or the sentence that says what is missing and how to get it
+    prepare: Callable[[str, str | None, Say], Artifact]
+    launch: Callable[[Job], Launch]
+    grace_s: float = 5.0  # between the polite end and the sudden one
+
+
+def own_python(module: str) -> Launch:
+    """A module of ours as a process that sees neither the current folder's files nor a changed sys.path.
+
+    A learner's `random.py` beside the notebook must not become the server's `random`.
+    """
+    import quantlab
+
+    root = str(Path(quantlab.__file__).resolve().parent.parent)
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return Launch([sys.executable, "-P", "-u", "-m", module], {"PYTHONPATH": path}, "")
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: more threads only make llama.cpp wait for memory."""
+    physical: int = psutil.cpu_count(logical=False) or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(physical, allowed))
+
+
+def _llama_cpp_missing() -> str | None:
+    needed = ("llama_cpp", "uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings")
+    absent = [name for name in needed if find_spec(name) is None]
+    if not absent:
+        return None
+    return (
+        f"llama.cpp's server is not installed here ({', '.join(absent)} missing); with a C++ compiler, "
+        "get it with: pip install 'quantlab[llamacpp]'"
+    )
+
+
+def _llama_cpp_launch(job: Job) -> Launch:
+    settings = {
+        "path": str(job.artifact.path),
+        "model": job.artifact.model,
+        "context": job.context,
+        "threads": job.threads,
+        "socket": job.socket,
+        "key": job.key,
+    }
+    process = own_python("quantlab.serve.llama_cpp_server")
+    return Launch(process.argv, process.environment, json.dumps(settings))
+
+
+ENGINES = {"llama.cpp": Engine("llama.cpp", _llama_cpp_missing, gguf_for, _llama_cpp_launch)}
+
+
+def engine(name: str) -> Engine:
+    """An engine by name; an unknown one raises with the nearest that exists."""
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+    return ENGINES[name]

@@ -1,0 +1,112 @@
+"""llama.cpp's OpenAI-compatible server (llama-cpp-python 0.3.36) as a process: `python -m` this, settings on stdin.
+
+It is `llama_cpp.server.create_app` with what a server on a learner's machine needs besides:
+
+- the key is asked for before anything else, on **every** path. By itself the server answers /docs and /openapi.json to
+  anyone and tells every web page (CORS `*`) that it may call.
+- the first line of stdin holds the settings, so the key is in no argument, file or environment; the rest of stdin is
+  the lifeline: when it ends, the supervisor is gone, and the server goes too.
+- it serves on a socket that it inherits, so no one else can take the port in between.
+- settings come from that line only: llama_cpp.server would also read `SEED`, `CACHE`, ... from the environment.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from quantlab.serve.lifeline import first_line
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REFUSAL = json.dumps({"error": {"message": "the key is missing or wrong", "type": "unauthorized"}}).encode()
+
+
+def guarded(app: App, key: str) -> App:
+    """`app`, but every request without `Authorization: Bearer KEY` is answered 401 before anything of it is read."""
+    expected = f"Bearer {key}".encode()
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers", ())).get(b"authorization", b"")
+        if scope["type"] == "lifespan" or hmac.compare_digest(given, expected):
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": REFUSAL})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    return guard
+
+
+def end_with_stdin() -> None:
+    """Stop this process when its stdin ends; give it five seconds to do so in good order."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def without_query(record: logging.LogRecord) -> bool:
+    """Cut an access log's paths at the question mark: some clients put their key there."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(str(part).partition("?")[0] if i == 2 else part for i, part in enumerate(record.args))
+    return True
+
+
+def make_app(settings: dict[str, Any]) -> App:
+    """llama.cpp's server around one model, which is loaded here and now."""
+    from llama_cpp.server.app import create_app
+    from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
+
+    ours = {name.lower() for kind in (ModelSettings, ConfigFileSettings) for name in kind.model_fields}
+    for name in [name for name in os.environ if name.lower() in ours | {"config_file"}]:
+        del os.environ[name]
+    model = ModelSettings(
+        model=settings["path"],
+        model_alias=settings["model"],
+        n_ctx=settings["context"],
+        n_threads=settings["threads"],
+        n_threads_batch=settings["threads"],
+        n_gpu_layers=-1,  # all of them, where this build of llama.cpp has a GPU backend; else none
+        use_mlock=False,
+        logits_all=False,  # only the last position is sampled; all of them would cost context x vocabulary x 4 bytes
+        verbose=True,  # why a file cannot be loaded is said only so; it goes to the log
+    )
+    server = ServerSettings(api_key=settings["key"], interrupt_requests=False)  # a second reader waits for its turn
+    app: App = create_app(server_settings=server, model_settings=[model])
+    return guarded(app, settings["key"])
+
+
+def main() -> None:
+    """Load the model, then serve until SIGTERM or until stdin ends."""
+    settings = json.loads(first_line())
+    end_with_stdin()
+    import uvicorn
+
+    config = uvicorn.Config(make_app(settings), timeout_graceful_shutdown=1, log_level="info", use_colors=False)
+    logging.getLogger("uvicorn.access").addFilter(without_query)
+    print("the model is loaded", file=sys.stderr, flush=True)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=settings["socket"])])
+
+
+if __name__ == "__main__":
+    main()

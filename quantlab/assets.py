@@ -15,7 +15,8 @@ def bundled(name: str) -> Path:
     >>> bundled("assets/stories").name
     'stories'
     """
-    for root in (_PACKAGE.parent, _PACKAGE / "_bundle"):
-        if (path := root / name).exists():
-            return path
-    raise QuantlabError(f"the bundled {name} is missing from this installation; install quantlab again")
+    installed = _PACKAGE / "_bundle"  # in a wheel; the folder above the package is then everybody's site-packages
+    path = (installed if installed.is_dir() else _PACKAGE.parent) / name
+    if not path.exists():
+        raise QuantlabError(f"the bundled {name} is missing from this installation; install quantlab again")
+    return path

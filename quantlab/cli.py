@@ -37,6 +37,9 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = "interrupted; nothing half-written was left behind"
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports one only to run it."""
 
@@ -91,7 +94,7 @@ def guard(work: Callable[[], Any]) -> int:
     >>> guard(lambda: None)
     0
     """
-    _end_cleanly_when_told()
+    told = _end_cleanly_when_told()
     try:
         result = work()
         sys.stdout.flush()
@@ -102,13 +105,16 @@ def guard(work: Callable[[], Any]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except KeyboardInterrupt as error:
+        _say(INTERRUPTED, error)
+        return 130
     except Exception as error:
+        if told and not isinstance(error, QuantlabError):  # torch and transformers, while they are imported,
+            _say(INTERRUPTED, error)  # turn Ctrl-C into an error of their own
+            return 128 + told[-1]
         code, sentence = explain(error)
         _say(sentence, error)
         return code
-    except KeyboardInterrupt as error:
-        _say("interrupted; nothing half-written was left behind", error)
-        return 130
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -116,7 +122,7 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, QuantlabError):
         return error.exit_code, str(error)
     if isinstance(error, click.Abort):
-        return 130, "interrupted; nothing half-written was left behind"
+        return 130, INTERRUPTED
     if isinstance(error, click.ClickException):
         return error.exit_code, _usage(error)
     if isinstance(error, MemoryError):
@@ -134,7 +140,7 @@ def explain(error: Exception) -> tuple[int, str]:
 def _usage(error: click.ClickException) -> str:
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{message}; see `{context.command_path} --help`" if context else message
+    return f"{message}; see `{context.command_path if context else 'quantlab'} --help`"
 
 
 def _first_line(error: Exception) -> str:
@@ -147,16 +153,23 @@ def _say(sentence: str, error: BaseException) -> None:
     click.echo(f"quantlab: {sentence}", err=True)
 
 
-def _end_cleanly_when_told() -> None:
-    """SIGTERM and SIGHUP unwind the stack, so that temporary files go and child processes are ended."""
+def _end_cleanly_when_told() -> list[int]:
+    """Signals unwind the stack, so that temporary files go and child processes are ended; lists those that came."""
+    told: list[int] = []
 
     def leave(number: int, _frame: object) -> NoReturn:
+        told.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         sys.exit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # nohup, or an owner that set its own, keeps its way
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup, a background job of a shell, or an owner that set its own, keeps its way
+            if signal.getsignal(number) is signal.SIG_DFL or (number == signal.SIGINT and ours):
                 signal.signal(number, leave)
+    return told
 
 
 if __name__ == "__main__":

@@ -18,13 +18,17 @@ from quantlab.errors import unknown
 
 @dataclass(frozen=True)
 class Layout:
-    """`block` weights take `nbytes` bytes; each row of a matrix may carry `row_bytes` more."""
+    """`block` weights take `nbytes` bytes; each row of a matrix may carry `row_bytes` more.
+
+    Blocks run along each row; in a `flat` format they run over the whole tensor, one row after the other.
+    """
 
     name: str
     block: int
     nbytes: Fraction
     note: str
     row_bytes: int = 0
+    flat: bool = False
 
     @property
     def bits_per_weight(self) -> float:
@@ -40,16 +44,22 @@ class Layout:
         return math.ceil(-(-weights // self.block) * self.nbytes)
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of a matrix [rows, columns], blocks running along each row.
+        """Bytes of a matrix [rows, columns].
 
         >>> layout("int8").matrix_bytes(4096, 4096) - 4096 * 4096  # a float32 scale for each row
         16384
         """
+        if self.flat:
+            return self.bytes_for(rows * columns)
         return rows * (self.bytes_for(columns) + self.row_bytes)
 
 
 def _grouped(name: str, bits: int, group: int, overhead_bytes: Fraction | int, note: str) -> Layout:
     return Layout(name, group, Fraction(group * bits, 8) + overhead_bytes, note)
+
+
+def _bitsandbytes(name: str, absmax_bytes: Fraction, note: str) -> Layout:
+    return Layout(name, 64, 32 + absmax_bytes, note, flat=True)
 
 
 def _gguf(name: str, block: int, nbytes: int, note: str) -> Layout:
@@ -69,9 +79,9 @@ _ALL = (
     _grouped("int2_g128", 2, 128, 2, "a float16 scale for each group"),
     _grouped("awq_int4_g128", 4, 128, Fraction(5, 2), "a float16 scale and a 4-bit zero point for each group"),
     _grouped("gptq_int4_g128", 4, 128, Fraction(5, 2), "as AWQ; act-order adds 32 bits for each column"),
-    _grouped("nf4", 4, 64, 4, "a float32 absmax for each block of 64"),
-    _grouped("fp4", 4, 64, 4, "a float32 absmax for each block of 64"),
-    _grouped("nf4_dq", 4, 64, Fraction(1) + Fraction(4, 256), "absmax in 8 bits, one float32 for 256 of them"),
+    _bitsandbytes("nf4", Fraction(4), "a float32 absmax for each block of 64"),
+    _bitsandbytes("fp4", Fraction(4), "a float32 absmax for each block of 64"),
+    _bitsandbytes("nf4_dq", 1 + Fraction(4, 256), "absmax in 8 bits, one float32 for 256 of them"),
     _grouped("mxfp4", 4, 32, 1, "an E8M0 scale for each block of 32"),
     _grouped("nvfp4", 4, 16, 1, "an E4M3 scale for each block of 16; one float32 for the tensor"),
     _gguf("q4_0", 32, 18, "fp16 scale, 32 nibbles"),

@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each test has its own learner's state, and random numbers that do not depend on the tests before it."""
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each test has its own learner's state, and random numbers and signals that the tests before it did not touch."""
     monkeypatch.setenv("QUANTLAB_STATE", str(tmp_path_factory.mktemp("state")))
     random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +89,8 @@ class Ended:
 
 
 @pytest.fixture
-def run_cli(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
+def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run the real command line in this process: run_cli("compare", folder) -> Ended(code, out, err)."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*args: object) -> Ended:
         words = [str(arg) for arg in args]
@@ -95,9 +98,7 @@ def run_cli(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]
         code = guard(lambda: group.main(args=words, prog_name="quantlab", standalone_mode=False))
         return Ended(code, *capfd.readouterr())
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture

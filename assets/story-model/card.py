@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +21,7 @@ from text import read_all
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
+SOURCES = ("tiny", "fairy", "classics", "pulp")
 SAMPLES = ("Once upon a time there was a little", "Tom had a red boat.")
 ASKED = "Tell me a story with the words cat, boat, happy."
 
@@ -53,22 +55,17 @@ def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
     chat = [{"role": "user", "content": ASKED}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     blocks.append(f"> *{ASKED}*\n>\n> {sample(model, tokenizer, ids, seed=0)}")
-    return "\n\n".join(block.replace("\n", "\n> ") if "*\n>" not in block else block for block in blocks)
+    return "\n\n".join(re.sub(r"\n(?!>)", "\n> ", block) for block in blocks)
 
 
 def draw_curve(log: list[dict[str, float]]) -> None:
     """loss-curve.png: training and held-out loss against tokens."""
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    tokens = [row["tokens"] / 1e6 for row in log]
-    styles = {
-        "train": ("black", "-"),
-        "tiny": ("#0072B2", "-"),
-        "fairy": ("#D55E00", "--"),
-        "classics": ("#009E73", ":"),
-    }
-    for name, (colour, line) in styles.items():
+    looks = (("black", "-"), ("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."))
+    for name, (colour, line) in zip(("train", *SOURCES), looks, strict=True):
         label = "training mixture (running mean)" if name == "train" else f"held out: {name}"
-        axes.plot(tokens, [row[name] for row in log], line, color=colour, label=label)
+        points = [(row["tokens"] / 1e6, row[name]) for row in log if name in row]
+        axes.plot(*zip(*points, strict=True), line, color=colour, label=label)
     axes.set(title="Training the story model", xlabel="tokens seen (millions)", ylabel="loss (nats a token)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -83,7 +80,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(HERE)
     model = AutoModelForCausalLM.from_pretrained(HERE, dtype=torch.float32)
     _, held_out = read_all(data)
-    sets = {name: [d.text for d in held_out if d.source == name] for name in ("tiny", "fairy", "classics")}
+    sets = {name: [d.text for d in held_out if d.source == name] for name in SOURCES}
     own = (HERE.parent / "stories/evaluate.jsonl").read_text(encoding="utf-8").splitlines()
     sets["own"] = [json.loads(line)["text"] for line in own]
     measured = {name: perplexity(model, tokenizer, texts) for name, texts in sets.items()}

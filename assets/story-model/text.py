@@ -1,10 +1,11 @@
 """Read the training stories, clean them, and split them into training and held-out documents.
 
-Three sources are read from one folder (`--data`), each a gzip file; the model card says where they come from:
+Four sources are read from one folder (`--data`), each a gzip file; the model card says where they come from:
 
     tinystories_sample_2MiB.txt.gz   short stories in simple words, parted by <|endoftext|>
     fairy_books.jsonl.gz             whole books of fairy tales, cut here at their headings
     classics.jsonl.gz                one short story a row
+    pulp_us_public_domain.jsonl.gz   magazine stories, of which every fourth is taken
 
 Every document is plain text: straight quotes, one line a paragraph, no page furniture.
 """
@@ -69,10 +70,15 @@ def read_classics(folder: Path) -> list[Document]:
     return [Document("classics", r["title"].split(" - ")[-1], unwrap(r["text"])) for r in rows]
 
 
+def read_pulp(folder: Path) -> list[Document]:
+    rows = read_rows(folder / "pulp_us_public_domain.jsonl.gz")[::4]
+    return [Document("pulp", r["title"], unwrap(r["text"])) for r in rows]
+
+
 def read_all(folder: Path) -> tuple[list[Document], list[Document]]:
     """(training, held-out) documents of all sources."""
     train, held_out = [], []
-    for documents in (read_tiny(folder), read_fairy(folder), read_classics(folder)):
+    for documents in (read_tiny(folder), read_fairy(folder), read_classics(folder), read_pulp(folder)):
         for i, document in enumerate(documents):
             (held_out if i % HELD_OUT_EVERY == 0 else train).append(document)
     return train, held_out

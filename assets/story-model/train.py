@@ -4,8 +4,8 @@
     python train.py --data DIR --run RUN --export .      write the checkpoint, the curve and the card's figures
 
 Optimiser: Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the embedding and the norms.
-Schedule: warm-up, constant, then linearly to zero over the second half ("WSD", Hu et al. 2024), so that a
-run can be lengthened or shortened until its decay begins. The mixture of sources turns to simpler stories in the decay.
+Schedule: warm-up, constant, then linearly to zero ("WSD", Hu et al. 2024), so that a run can be lengthened or shortened
+until its decay begins. In the decay, new text (magazine stories) takes the place of text that was read several times.
 Every batch is a function of (seed, step) alone, so a resumed run sees what an unbroken one would have seen.
 """
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 BEGIN, END, USER, ASSISTANT = SPECIAL = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>")  # ids 0 to 3
+COPIES = {"tiny": 3, "fairy": 1}  # how often the tokenizer reads each source
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,27 @@ class Plan:
     adam_lr: float = 0.003
     weight_decay: float = 0.1
     warmup: int = 60
-    decay_share: float = 0.5
-    mixture: tuple[tuple[str, float, float], ...] = (  # source, share before the decay, share at its end
-        ("tiny", 0.40, 0.65),
-        ("fairy", 0.30, 0.20),
-        ("classics", 0.30, 0.15),
+    decay_steps: int = 500
+    mixture: tuple[tuple[str, float, float], ...] = (  # source, share before the decay, share in it
+        ("tiny", 0.40, 0.40),
+        ("fairy", 0.30, 0.15),
+        ("classics", 0.30, 0.10),
+        ("pulp", 0.00, 0.35),
     )
 
     def rate(self, step: int) -> float:
         """Learning-rate factor in [0, 1]."""
-        left = (self.steps - step) / (self.decay_share * self.steps)
+        left = (self.steps - step) / self.decay_steps
         return min(1.0, (step + 1) / self.warmup, max(left, 0.0))
 
     def shares(self, step: int) -> list[float]:
-        """Share of each source at this step: moves linearly while the learning rate decays."""
-        done = 1.0 - min(1.0, (self.steps - step) / (self.decay_share * self.steps))
-        return [before + done * (after - before) for _, before, after in self.mixture]
+        """Share of each source at this step."""
+        decaying = step >= self.steps - self.decay_steps
+        return [during if decaying else before for _, before, during in self.mixture]
 
 
 def train_tokenizer(documents: list[Document], vocab: int) -> Tokenizer:
-    """Byte-level BPE behind GPT-2's pre-tokenizer; simple stories count most, as they will be read most."""
+    """Byte-level BPE behind GPT-2's pre-tokenizer, made for simple stories and fairy tales."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -71,7 +73,7 @@ def train_tokenizer(documents: list[Document], vocab: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [d.text for d in documents for _ in range(3 if d.source == "tiny" else 1) if d.source != "classics"]
+    texts = [d.text for d in documents for _ in range(COPIES.get(d.source, 0))]
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -227,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the three source files")
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints; resumes what it holds")
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--export", type=Path, help="write the finished run to this folder and stop")
     args = parser.parse_args()
     plan, shape = Plan(steps=args.steps), Shape()

@@ -17,13 +17,14 @@ here = lab.setting()
 here
 
 # %% [markdown]
-# The machine, in five lines. If one of them carries a remedy, follow it first; `quantlab doctor` in a terminal says more.
+# The machine, in a few lines; `quantlab doctor` in a terminal says more, and how to mend what is missing.
 
 # %%
 from quantlab.doctor import essentials
 from quantlab.lesson.tables import Table
 
-Table(("what", "status", "found"), [(c.name, c.status.value, c.value) for c in essentials()])
+wanted = ("platform", "memory", "torch", "transformers", "bundled files")
+Table(("what", "status", "found"), [(c.name, c.status.value, c.value) for c in essentials() if c.name in wanted])
 
 # %% [markdown]
 # ## Plan before you download
@@ -110,7 +111,7 @@ Table(("format", "get_memory_footprint()", "really stored", "forgotten"), rows, 
 # %% [markdown]
 # What is forgotten is exactly the scales: bitsandbytes keeps them beside the weights, not among the parameters.
 
-# %%
+# %% tags=["nbval-check-output"]
 for fmt, w in weighed.items():
     assert w.nbytes - w.reported_bytes == w.by_kind.get("scales", 0), fmt
 weighed.clear()
@@ -141,8 +142,8 @@ rows = [(part, planned[part] / lab.MIB if part in planned else "not planned", mi
 Table(("part", "planned, MiB", "llama.cpp's log, MiB"), rows, lab.Mode.REHEARSAL.value)
 
 # %% [markdown]
-# The KV cache agrees to the last digit: 2 x 4 layers x 2 heads x 64 x 2 bytes x 512 tokens. The weights differ by
-# the norms, which llama.cpp keeps in 32 bits. The compute buffers are what a plan can only estimate: activations.
+# The KV cache agrees: 2 x 4 layers x 2 heads x 64 x 2 bytes x 512 tokens. The weights differ by the norms, which
+# llama.cpp keeps in 32 bits. The compute buffers are what a plan can only estimate: activations.
 #
 # ## Leave nothing behind
 

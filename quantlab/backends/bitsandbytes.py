@@ -13,6 +13,7 @@ Reference: bitsandbytes 0.50 (Dettmers et al. 2023, QLoRA, arXiv 2305.14314, for
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +32,22 @@ def available() -> str | None:
     if importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed; pip install bitsandbytes"
     try:
-        import bitsandbytes.functional  # noqa: F401
+        _functional()
     except (ImportError, OSError, RuntimeError) as error:
         return f"bitsandbytes cannot be loaded ({error}); pip install --force-reinstall bitsandbytes"
     return None
+
+
+def _functional() -> Any:
+    """The library's functions; while it is imported it warns of an optional package that nothing here needs."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import bitsandbytes.functional as functional
+    finally:
+        logger.setLevel(level)
+    return functional
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,7 @@ class Blocks4bit:
 
     def dequantize(self) -> Tensor:
         """W_hat [n, k], float32."""
-        from bitsandbytes.functional import dequantize_4bit
-
-        W: Tensor = dequantize_4bit(self.codes, self.state)
+        W: Tensor = _functional().dequantize_4bit(self.codes, self.state)
         return W
 
     @property
@@ -64,8 +75,6 @@ def quantize(W: Tensor, kind: str = "nf4", block: int = BLOCK) -> Blocks4bit:
         raise unknown("bitsandbytes format", kind, KINDS)
     if (problem := available()) is not None:
         raise QuantlabError(problem)
-    from bitsandbytes.functional import quantize_4bit
-
     check_weights(W)
-    codes, state = quantize_4bit(W.to(torch.float32).contiguous(), blocksize=block, quant_type=kind)
+    codes, state = _functional().quantize_4bit(W.to(torch.float32).contiguous(), blocksize=block, quant_type=kind)
     return Blocks4bit(codes, state)

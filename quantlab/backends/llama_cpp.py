@@ -5,7 +5,8 @@ position, `llama_tokenize`. Serving is a process of its own (quantlab.serve).
 
 What differs from the same weights in PyTorch, and is therefore part of every figure measured here: products with
 quantized weights first round the *activations* to 8 bits (blocks of 32 or 256), products with float16 weights round
-them to float16, and the KV cache is float16. The row `f16` of `quantlab compare` shows how much that is.
+them to float16. The row `f16` of `quantlab compare` shows how little the latter is. Attention is computed without
+rounding (a float32 KV cache and no flash attention, which on a CPU sums in float16), although a server would not.
 
 Reference: llama.h of llama-cpp-python 0.3.36.
 """
@@ -146,6 +147,8 @@ class Logits:
         params.n_ctx = params.n_batch = context
         params.n_ubatch = min(context, 512)
         params.n_seq_max = 1
+        params.type_k = params.type_v = library.GGML_TYPE_F32
+        params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_threads = params.n_threads_batch = threads()
         with _quiet() as log:
             library.llama_backend_init()

@@ -11,6 +11,7 @@ buffers, and bitsandbytes keeps its scales beside them. Tried with bitsandbytes 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantlab.errors import unknown
-from quantlab.models.load import ModelSource, resolve
+from quantlab.models.load import ModelSource, quiet, resolve
 
 _SETTINGS: dict[str, dict[str, Any] | None] = {
     "bf16": None,
@@ -57,9 +58,12 @@ def load_in(model: str | ModelSource, fmt: str, device: str = "cpu") -> Weighed:
     settings = _SETTINGS[fmt]
     config = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.bfloat16, **settings) if settings else None
     started = time.perf_counter()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        source.folder, dtype=torch.bfloat16, quantization_config=config, device_map=device, local_files_only=True
-    )
+    # bitsandbytes warns that it has no faster kernel from the Hub: here nothing is fetched behind the user's back
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with quiet():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=torch.bfloat16, quantization_config=config, device_map=device, local_files_only=True
+        )
     seconds = time.perf_counter() - started
     return Weighed(fmt, loaded, stored_bytes(loaded), loaded.get_memory_footprint(return_buffers=False), seconds)
 

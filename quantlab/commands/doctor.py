@@ -36,4 +36,4 @@ def show(report: Report) -> None:
     click.echo()
     for verdict in report.verdict:
         able = click.style("yes" if verdict.able else "no", bold=True)
-        click.echo(f"{verdict.name:<{width + 9}}{able}: {verdict.why}")
+        click.echo(f"{verdict.name:<{width + 11}}{able}: {verdict.why}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import urllib.error
@@ -63,7 +64,7 @@ def container_memory(root: Path = _CGROUP) -> tuple[int, int]:
     ):
         try:
             limit, used = (folder / limit_name).read_text().strip(), int((folder / used_name).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            stat = dict(re.findall(r"(\w+) (\d+)", (folder / "memory.stat").read_text()))
         except OSError:
             continue
         if limit.isdigit() and int(limit) < 2**60:  # cgroup 1 writes nearly 2**63 for "no limit"

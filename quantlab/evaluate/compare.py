@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from quantlab.backends import bitsandbytes, llama_cpp
 from quantlab.errors import QuantlabError, UsageError, unknown
 from quantlab.evaluate.logits import Baseline, TorchLogits
 from quantlab.evaluate.names import BASELINE, CONTEXT, DEFAULT_FORMATS
-from quantlab.evaluate.quality import NotFiniteError, Quality, measure, measure_baseline
+from quantlab.evaluate.quality import NotFiniteError, Quality, measure, measure_baseline, perplexity_change
 from quantlab.evaluate.recipes import RECIPES, Candidate, NotApplicableError, Recipe, Subject
 from quantlab.evaluate.report import Comparison, Row
 from quantlab.evaluate.statistics import share_stderr
@@ -63,7 +65,7 @@ def compare(
     steps = _Steps(progress, len(chosen) * (len(windows.windows) + len(choices)))
     with tempfile.TemporaryDirectory(prefix="quantlab-compare-") as workdir:
         subject = Subject(loaded, texts, windows, Path(workdir))
-        rows = tuple(_row(recipe, subject, baseline, choices, steps) for recipe in chosen)
+        rows = _rows(chosen, subject, baseline, choices, steps)
     return Comparison(loaded.source.name, windows.passport, rows, tuple(left_out))
 
 
@@ -105,41 +107,48 @@ def _choose(formats: Sequence[str] | None) -> tuple[list[Recipe], list[str]]:
     return chosen, left_out
 
 
-def _row(recipe: Recipe, subject: Subject, baseline: Baseline, choices: list[Choice], steps: _Steps) -> Row:
-    """Make one format and measure it; a format that cannot be applied becomes a row that says why."""
-    names = (recipe.format, recipe.method, recipe.backend)
-    after = steps.done + len(baseline.text.windows) + len(choices)
-    steps.start(recipe.format, steps.done)
-    try:
-        with recipe.make(subject) as candidate:
-            if recipe.format == BASELINE:
-                quality = measure_baseline(baseline, steps.step)
-            else:
-                quality = measure(candidate.source, baseline, steps.step)
-            right = score_choices(candidate.source, choices, steps.step)
-            return Row(
-                *names,
-                bits_per_weight=candidate.bits_per_weight,
-                nbytes=candidate.nbytes,
-                quantize_s=candidate.quantize_s,
-                task_accuracy=right.double().mean().item(),
-                task_stderr=share_stderr(right),
-                note=candidate.note,
-                **_figures(quality),
-            )
-    except NotApplicableError as reason:
-        return Row(*names, note=f"not applied: {reason}")
-    except NotFiniteError as reason:
-        if recipe.format == BASELINE:
-            raise
-        return Row(*names, note=str(reason))
-    finally:
-        steps.start(recipe.format, after)
+def _rows(
+    chosen: list[Recipe], subject: Subject, baseline: Baseline, choices: list[Choice], steps: _Steps
+) -> tuple[Row, ...]:
+    """Make and measure one format after the other; the first is the baseline."""
+    rows: list[Row] = []
+    original: Quality | None = None
+    for number, recipe in enumerate(chosen):
+        steps.start(recipe.format, number * (len(baseline.text.windows) + len(choices)))
+        names = (recipe.format, recipe.method, recipe.backend)
+        try:
+            with recipe.make(subject) as candidate:
+                if original is None:
+                    quality = original = measure_baseline(baseline, steps.step)
+                else:
+                    quality = measure(candidate.source, baseline, steps.step)
+                right = score_choices(candidate.source, choices, steps.step)
+                rows.append(Row(*names, **_figures(candidate, quality, original, right)))
+        except NotApplicableError as reason:
+            rows.append(Row(*names, note=f"not applied: {reason}"))
+        except NotFiniteError as reason:
+            if original is None:
+                raise
+            rows.append(Row(*names, note=str(reason)))
+    steps.start("done", steps.total)
+    return tuple(rows)
 
 
-def _figures(quality: Quality) -> dict[str, Any]:
-    names = ("perplexity", "perplexity_stderr", "kl_mean", "kl_stderr", "top1_agreement", "top1_stderr")
-    return {name: getattr(quality, name) for name in names}
+def _figures(candidate: Candidate, quality: Quality, original: Quality, right: Tensor) -> dict[str, Any]:
+    """The figures of a row, by name."""
+    own = ("perplexity", "perplexity_stderr", "kl_mean", "kl_stderr", "top1_agreement", "top1_stderr")
+    change, change_stderr = perplexity_change(quality, original)
+    return {
+        **{name: getattr(quality, name) for name in own},
+        "perplexity_change": change,
+        "perplexity_change_stderr": change_stderr,
+        "bits_per_weight": candidate.bits_per_weight,
+        "nbytes": candidate.nbytes,
+        "quantize_s": candidate.quantize_s,
+        "task_accuracy": right.double().mean().item(),
+        "task_stderr": share_stderr(right),
+        "note": candidate.note,
+    }
 
 
-__all__ = ["Candidate", "Comparison", "Row", "compare"]
+__all__ = ["Comparison", "Progress", "Row", "compare"]

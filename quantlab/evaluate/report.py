@@ -13,6 +13,11 @@ from quantlab.evaluate.passport import Passport
 if TYPE_CHECKING:
     from rich.table import Table
 
+_HEADS = (
+    "bits/\nweight", "MB", "perplexity", "change\n%", "KL from bf16\nnats a token", "same\ntop %", "endings\n%",
+    "quantize\ns", "made by",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Row:
@@ -26,6 +31,8 @@ class Row:
     kl_mean           KL(baseline || this) in nats a token
     top1_agreement    share of positions with the same most likely token as the baseline
     task_accuracy     share of story endings told right (log-probability for each byte)
+    perplexity_change relative to the baseline: 0.02 is 2% more; its error is that of the paired difference, much
+                      smaller than the errors of the two perplexities, which are mostly the stories' own variety
     quantize_s        seconds to make codes and scales; neither loading, converting to GGUF nor dequantizing
     """
 
@@ -41,6 +48,8 @@ class Row:
     task_accuracy: float | None = None
     quantize_s: float | None = None
     perplexity_stderr: float | None = None
+    perplexity_change: float | None = None
+    perplexity_change_stderr: float | None = None
     top1_stderr: float | None = None
     task_stderr: float | None = None
     note: str = ""
@@ -76,17 +85,17 @@ class Comparison:
         """The same as JSON text; a figure that does not exist is null."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
-    def table(self) -> Table:
-        """A table for the terminal or a notebook."""
+    def table(self, wide: bool = True) -> Table:
+        """A table for the terminal or a notebook; narrow, it fits 80 columns and leaves out the last two."""
         from rich.table import Table
 
-        table = Table(title=f"{self.model}: what each format costs", title_justify="left", pad_edge=False)
+        table = Table(title=f"{self.model}: what each format costs", title_justify="left", box=None, pad_edge=False)
         table.add_column("format", no_wrap=True)
-        for name in ("bits/\nweight", "MB", "perplexity", "KL, millinats\na token", "same\ntop %", "endings\n%", "s"):
+        for name in _HEADS if wide else _HEADS[:-2]:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("made by", no_wrap=True)
         for row in self.rows:
-            table.add_row(*_cells(row), style="bold" if row.format == BASELINE else None)
+            cells = _cells(row)[: len(table.columns)]
+            table.add_row(*cells, style="bold" if row.format == BASELINE else None)
         return table
 
     def notes(self) -> list[str]:
@@ -96,8 +105,8 @@ class Comparison:
         return [
             f"Perplexity and KL divergence over {passport.tokens:,} tokens, windows of at most {passport.context} "
             f"{start}, no overlap; text {passport.text[:12]}, tokenizer {passport.tokenizer[:12]}.",
-            "± is one standard error, clustered by story. KL is from the bf16 baseline (bfloat16 weights, float32 "
-            "arithmetic). Bits per weight: the linear layers, scales included; MB: the whole model.",
+            "± is one standard error, clustered by story; the change in perplexity is paired, story by story. Bits per "
+            "weight: the linear layers, scales included. MB: the whole model.",
             *(f"{row.format}: {row.note}." for row in self.rows if row.note),
             *self.left_out,
         ]
@@ -110,23 +119,25 @@ def _plain(value: Any) -> Any:
 def _cells(row: Row) -> list[str]:
     maker = row.backend if row.method == "none" else f"{row.backend}, {row.method}"
     if row.perplexity is None:
-        return [row.format, *["-"] * 7, maker]
+        return [row.format, *["-"] * (len(_HEADS) - 1), maker]
+    change = row.perplexity_change if row.format != BASELINE else None
     return [
         row.format,
-        _number(row.bits_per_weight, 2),
-        _number(row.nbytes, 1, 1e-6),
-        _pair(row.perplexity, row.perplexity_stderr, 2),
-        _pair(row.kl_mean, row.kl_stderr, 3, 1e3),
-        _number(row.top1_agreement, 1, 100),
-        _pair(row.task_accuracy, row.task_stderr, 0, 100),
-        _number(row.quantize_s, 2),
+        _number(row.bits_per_weight, ".2f"),
+        _number(row.nbytes, ".1f", 1e-6),
+        _number(row.perplexity, ",.2f"),
+        _pair(change, "+.1f", row.perplexity_change_stderr, ".1f", 100),
+        _pair(row.kl_mean, "#.3g", row.kl_stderr, ".1g"),
+        _number(row.top1_agreement, ".1f", 100),
+        _pair(row.task_accuracy, ".0f", row.task_stderr, ".0f", 100),
+        _number(row.quantize_s, ".1f"),
         maker,
     ]
 
 
-def _number(value: float | None, digits: int, scale: float = 1) -> str:
-    return "-" if value is None else f"{value * scale:,.{digits}f}"
+def _number(value: float | None, style: str, scale: float = 1) -> str:
+    return "-" if value is None else format(value * scale, style)
 
 
-def _pair(value: float | None, stderr: float | None, digits: int, scale: float = 1) -> str:
-    return f"{_number(value, digits, scale)} ± {_number(stderr, digits, scale)}"
+def _pair(value: float | None, style: str, stderr: float | None, stderr_style: str, scale: float = 1) -> str:
+    return "-" if value is None else f"{_number(value, style, scale)} ± {_number(stderr, stderr_style, scale)}"

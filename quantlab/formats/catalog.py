@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from quantlab.core import Fidelity, Format, QuantizedTensor, Reference
@@ -18,7 +19,9 @@ _PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.TEACHING, "same leve
 
 
 def _int(name: str, bits: int, group: int | None) -> Format:
-    return Format(name, IntAffine(bits, group), BitPlanes(bits), layout(name), _PLAIN)
+    stored = torch.float32 if group is None else torch.float16  # one scale a row is few enough to keep it exact
+    grid, packing = IntAffine(bits, group, scale_dtype=stored), BitPlanes(bits, scale_dtype=stored)
+    return Format(name, grid, packing, layout(name), _PLAIN)
 
 
 FORMATS = {

@@ -7,8 +7,9 @@ both ends evenly. Asymmetric: s = (max - min) / (2^bits - 1) and z moves the lev
 Groups run along k: each g neighbouring weights of a row share s and z.
 
 Source: Jacob et al. 2018 (eq. 1); the half step of the symmetric grid is that of llm-compressor's 4-bit presets
-(compressed-tensors 0.19, `calculate_qparams`: (max - min) / (2^bits - 1) with max = -min).
-Scales are stored as float16. What is left out: zero points narrower than a byte, packing of 3-bit codes across words.
+(compressed-tensors 0.19, `calculate_qparams`: (max - min) / (2^bits - 1) with max = -min), from which the codes differ
+nowhere once the scale is the same. Scales are stored as float16 (as float32 where there is one a row), and the codes are
+chosen for the stored scale. What is left out: zero points narrower than a byte, packing of 3-bit codes across words.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ from torch import Tensor
 
 from quantlab.core import Params, Parts
 
-FP16_MAX = 65504.0
-FP16_TINY = 2.0**-24  # the smallest scale that float16 can hold
+
+def smallest_scale(dtype: torch.dtype) -> float:
+    """The smallest positive scale of a type; for float32 a normal number, since some programs flush the others to 0.
+
+    >>> smallest_scale(torch.float16) == 2.0**-24
+    True
+    """
+    info = torch.finfo(dtype)
+    return max(info.smallest_normal * info.eps, torch.finfo(torch.float32).smallest_normal)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class IntAffine:
     bits: int
     group: int | None = 128
     symmetric: bool = True
+    scale_dtype: torch.dtype = torch.float16
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -53,27 +62,29 @@ class IntAffine:
         return W.float().reshape(W.shape[0], -1, g)
 
     def fit(self, W: Tensor) -> Params:
-        """scale [n, k/g] as float16 values in float32; zero [n, k/g] as whole numbers, or the middle."""
+        """scale [n, k/g] in float32, rounded to what is stored; zero [n, k/g], a whole number or the middle."""
         groups = self._groups(W)
         steps = 2**self.bits - 1
         if self.symmetric:
             top = groups.abs().amax(-1)
-            spread, zero = 2 * top, torch.full_like(top, 2 ** (self.bits - 1))
+            scale, zero = top / (steps / 2), torch.full_like(top, 2 ** (self.bits - 1))
         else:
             low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays a level
-            spread = high - low
-        scale = spread / steps
-        if (scale > FP16_MAX).any():
-            raise ValueError(f"a group spans {spread.max().item():g}, beyond a float16 scale; rescale the weights")
-        scale = scale.clamp(min=FP16_TINY).half().float()
+            scale = (high - low) / steps
+        if not (scale <= torch.finfo(self.scale_dtype).max).all():
+            name = str(self.scale_dtype).removeprefix("torch.")
+            raise ValueError(
+                f"a group reaches {groups.abs().max().item():g}, beyond a {name} scale; rescale the weights"
+            )
+        scale = scale.clamp(min=smallest_scale(self.scale_dtype)).to(self.scale_dtype).float()
         if not self.symmetric:
             zero = (-low / scale).round().clamp(0, steps)
         return {"scale": scale, "zero": zero}
 
     def encode(self, W: Tensor, p: Params) -> Tensor:
-        """The nearest level of each weight, uint8 [n, k]."""
-        q = self._groups(W) / p["scale"][..., None] + p["zero"][..., None]
-        return q.round().clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
+        """The nearest level of each weight, uint8 [n, k]; a weight in the middle goes to the even code."""
+        q = (self._groups(W) / p["scale"][..., None]).round() + p["zero"][..., None]
+        return q.clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
 
     def decode(self, q: Tensor, p: Params) -> Tensor:
         """s * (q - z), float32 [n, k]."""
@@ -89,16 +100,17 @@ class BitPlanes:
 
     bits: int
     symmetric: bool = True
+    scale_dtype: torch.dtype = torch.float16
 
     def pack(self, q: Tensor, p: Params) -> Parts:
-        """{"codes": uint8 [n, k * bits / 8], "scale": float16, "zero": uint8 (asymmetric only)}."""
+        """{"codes": uint8 [n, k * bits / 8], "scale": [n, k/g], "zero": uint8 (asymmetric only)}."""
         if q.shape[1] * self.bits % 8:
             raise ValueError(f"rows of {q.shape[1]} codes of {self.bits} bits do not fill whole bytes; pad the rows")
         place = torch.arange(self.bits, dtype=torch.uint8)
         bit = (q[..., None] >> place) & 1  # [n, k, bits]
         octets = bit.reshape(len(q), -1, 8)  # [n, bytes, 8]
         codes = (octets << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
-        parts = {"codes": codes, "scale": p["scale"].half()}
+        parts = {"codes": codes, "scale": p["scale"].to(self.scale_dtype)}
         return parts if self.symmetric else {**parts, "zero": p["zero"].to(torch.uint8)}
 
     def unpack(self, parts: Parts, shape: tuple[int, int]) -> tuple[Tensor, Params]:

@@ -93,7 +93,7 @@ def load(model: str | ModelSource, revision: str | None = None, trust_remote_cod
     """
     source = resolve(model, revision, trust_remote_code) if isinstance(model, str) else model
     checkpoint = examine(source.folder)
-    with _quiet(), _explained(source):
+    with quiet(), _explained(source):
         config = _read_config(checkpoint, source)
         _require_memory(checkpoint)
         tokenizer = _load_tokenizer(source)
@@ -226,7 +226,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no warnings of transformers while the block runs."""
     from transformers.utils import logging
 

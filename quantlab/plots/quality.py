@@ -97,8 +97,8 @@ def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def _shown(value: float) -> float:
-    """A logarithmic axis has no zero: what is below a millionth is drawn there."""
-    return max(value, 1e-6)
+    """A logarithmic axis has no zero: what is below 1e-9 is drawn there."""
+    return max(value, 1e-9)
 
 
 def _baseline(axes: Axes, perplexity: float, near: int) -> None:

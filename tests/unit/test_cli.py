@@ -94,6 +94,21 @@ def test_the_traceback_is_shown_only_when_asked_for(capfd, monkeypatch):
     assert err.splitlines()[-1].startswith("quantlab: unexpected RuntimeError: odd")
 
 
+def test_an_interrupt_that_a_library_turned_into_its_own_error_is_still_an_interrupt():
+    done = run_python(
+        "import os, signal\n"
+        "from quantlab import cli\n"
+        "def work():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ModuleNotFoundError('Could not import module')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.sys.exit(cli.guard(work))\n"
+    )
+    assert (done.returncode, done.stderr) == (130, f"quantlab: {cli.INTERRUPTED}\n")
+
+
 def test_a_command_may_return_its_exit_code():
     assert cli.guard(lambda: 3) == 3
     assert cli.guard(lambda: None) == 0

@@ -15,7 +15,7 @@ from quantlab.errors import unknown
 from quantlab.formats.int_affine import BitPlanes, IntAffine
 from quantlab.layout import layout
 
-_PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.TEACHING, "same levels; our own packing of the codes")
+_PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.NUMERIC, "same codes for the same scale; our own packing")
 
 
 def _int(name: str, bits: int, group: int | None) -> Format:

@@ -7,9 +7,9 @@ both ends evenly. Asymmetric: s = (max - min) / (2^bits - 1) and z moves the lev
 Groups run along k: each g neighbouring weights of a row share s and z.
 
 Source: Jacob et al. 2018 (eq. 1); the half step of the symmetric grid is that of llm-compressor's 4-bit presets
-(compressed-tensors 0.19, `calculate_qparams`: (max - min) / (2^bits - 1) with max = -min), from which the codes differ
-nowhere once the scale is the same. Scales are stored as float16 (as float32 where there is one a row), and the codes are
-chosen for the stored scale. What is left out: zero points narrower than a byte, packing of 3-bit codes across words.
+(compressed-tensors 0.19, `calculate_qparams`: (max - min) / (2^bits - 1) with max = -min). With the same scale the
+codes are the same to the last tie. Scales are stored as float16 (as float32 where there is one a row), and the codes
+are chosen for the stored scale. Left out: zero points narrower than a byte, packing of 3-bit codes across words.
 """
 
 from __future__ import annotations
@@ -72,18 +72,17 @@ class IntAffine:
             low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays a level
             scale = (high - low) / steps
         if not (scale <= torch.finfo(self.scale_dtype).max).all():
-            name = str(self.scale_dtype).removeprefix("torch.")
-            raise ValueError(
-                f"a group reaches {groups.abs().max().item():g}, beyond a {name} scale; rescale the weights"
-            )
+            name, top = str(self.scale_dtype).removeprefix("torch."), groups.abs().max()
+            raise ValueError(f"a group reaches {top.item():g}, beyond a {name} scale; rescale the weights")
         scale = scale.clamp(min=smallest_scale(self.scale_dtype)).to(self.scale_dtype).float()
         if not self.symmetric:
             zero = (-low / scale).round().clamp(0, steps)
         return {"scale": scale, "zero": zero}
 
     def encode(self, W: Tensor, p: Params) -> Tensor:
-        """The nearest level of each weight, uint8 [n, k]; a weight in the middle goes to the even code."""
-        q = (self._groups(W) / p["scale"][..., None]).round() + p["zero"][..., None]
+        """The nearest level of each weight, uint8 [n, k]; halfway between two, the even one counted from the middle."""
+        middle = 2 ** (self.bits - 1)
+        q = (self._groups(W) / p["scale"][..., None] + (p["zero"][..., None] - middle)).round() + middle
         return q.clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
 
     def decode(self, q: Tensor, p: Params) -> Tensor:

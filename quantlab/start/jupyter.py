@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
-from quantlab.atomic import explained
+from quantlab.atomic import explained, write_text
 from quantlab.errors import QuantlabError
 from quantlab.serve.address import bind
 
@@ -80,6 +80,7 @@ class Jupyter:
     def __enter__(self) -> Jupyter:
         with explained(self.log):
             self.log.parent.mkdir(exist_ok=True)
+            self._write_settings()
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds the token
         try:
             self._process = subprocess.Popen(
@@ -127,6 +128,16 @@ class Jupyter:
                 with suppress(OSError):
                     self._process.stdin.close()
 
+    @property
+    def _settings(self) -> Path:
+        return self.log.parent / "jupyterlab"
+
+    def _write_settings(self) -> None:
+        """JupyterLab's defaults for this course: it does not ask whether it may show news."""
+        self._settings.mkdir(exist_ok=True)
+        defaults = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+        write_text(self._settings / "overrides.json", json.dumps(defaults))
+
     def _send_arguments(self) -> None:
         assert self._process
         assert self._process.stdin
@@ -141,7 +152,8 @@ class Jupyter:
             f"--ServerApp.root_dir={self.root}", "--ServerApp.base_url=/", f"--ServerApp.open_browser={self.browser}",
             f"--ServerApp.allow_root={os.geteuid() == 0}",
             f"--IdentityProvider.token={self._token}", f"--LabApp.default_url={self.page}",
-            # no question about news, and no look on the network for a newer version
+            f"--LabApp.app_settings_dir={self._settings}",
+            # no look on the network for news or for a newer version
             "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         ]  # fmt: skip
 

@@ -21,8 +21,8 @@ def _random() -> Tensor:
 
 
 def _boundaries() -> Tensor:
-    """Weights on the levels, halfway between them, and one step of float32 to either side of halfway."""
-    halves = torch.arange(-16, 16) / 2
+    """Weights on the levels of a 4-bit grid of scale 1, halfway between them, and the next float32 to either side."""
+    halves = torch.arange(-15, 16) / 2
     above, below = (torch.nextafter(halves, torch.tensor(far)) for far in (9e9, -9e9))
     near = torch.stack([halves, above, below])
     return torch.cat([near.flatten().repeat(6)[: 2 * K].reshape(2, K), _random()[:1]])

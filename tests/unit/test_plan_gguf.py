@@ -7,7 +7,8 @@ from types import ModuleType
 import gguf
 import pytest
 
-from quantlab.checkpoints.gguf import gguf_name, write_gguf
+from quantlab.checkpoints.gguf import write_gguf
+from quantlab.checkpoints.gguf_llama import gguf_name
 from quantlab.plan.memory import weights_bytes
 from quantlab.plan.models import shape_of
 from quantlab.plan.recipes import layout_of

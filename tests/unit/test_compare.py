@@ -1,0 +1,300 @@
+"""`quantlab compare` from end to end on the bundled model, and each way in which it can go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from conftest import Ended
+from random_llama import write_llama
+
+from quantlab.assets import bundled
+from quantlab.backends import bitsandbytes, llama_cpp
+from quantlab.errors import QuantlabError, UsageError
+from quantlab.evaluate import compare as compare_module
+from quantlab.evaluate import recipes
+from quantlab.evaluate.compare import Comparison, compare
+from quantlab.evaluate.logits import TorchLogits
+from quantlab.evaluate.names import DEFAULT_FORMATS
+from quantlab.evaluate.recipes import RECIPES, Candidate, Subject
+from quantlab.evaluate.report import Row
+from quantlab.layout import layout
+from quantlab.models.load import LoadedModel
+from quantlab.models.walk import linear_layers, parameters
+
+KEYS = {
+    "format", "method", "backend", "bits_per_weight", "nbytes", "perplexity", "kl_mean", "kl_stderr", "top1_agreement",
+    "task_accuracy", "quantize_s",
+}  # fmt: skip
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four of the bundled stories: enough to see differences, quick to measure."""
+    path = tmp_path_factory.mktemp("text") / "stories.jsonl"
+    lines = bundled("assets/stories/evaluate.jsonl").read_text(encoding="utf-8").splitlines()[:4]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _few_endings(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Six items instead of 60, except where all are asked for."""
+    if "all_endings" not in request.keywords:
+        whole = compare_module.read_choices
+        monkeypatch.setattr(compare_module, "read_choices", lambda *args: whole(*args)[:6])
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go during this test."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_from_end_to_end(
+    run_cli: Callable[..., Ended],
+    stories: Path,
+    tmp_path: Path,
+    temporary: Path,
+    tiny_folder: Path,
+    llama_cpp: ModuleType,
+) -> None:
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    formats = "int8,int2_g128,nf4,f16,q4_k_m"
+    done = run_cli("compare", "tiny", "--formats", formats, "--text", stories, "--json", out, "--picture", picture)
+    assert done.code == 0, done
+    whole = json.loads(out.read_text())
+    assert set(whole) == {"model", "passport", "rows"}
+    assert whole["model"] == "tiny"
+    assert set(whole["passport"]) == {"tokenizer", "text", "context", "stride", "bos", "tokens"}
+    assert [row["format"] for row in whole["rows"]] == ["bf16", *formats.split(",")]
+    rows = {row["format"]: row for row in whole["rows"]}
+    for row in whole["rows"]:
+        assert set(row) >= KEYS
+        assert row["format"] in done.out
+    _check_quality(rows)
+    _check_sizes(rows, tiny_folder)
+    assert "Q4_K" in rows["q4_k_m"]["note"]
+    assert str(out) in done.out.replace("\n", "")
+    assert picture.read_bytes().startswith(PNG)
+    assert not list(temporary.iterdir()), "temporary files are gone"
+
+
+def _check_quality(rows: dict[str, Any]) -> None:
+    base = rows["bf16"]
+    assert (base["kl_mean"], base["kl_stderr"], base["top1_agreement"], base["perplexity_change"]) == (0, 0, 1, 0)
+    assert 1 < base["perplexity"] < 4096
+    assert rows["f16"]["kl_mean"] < 1e-5, "the engine alone changes next to nothing"
+    assert rows["int8"]["kl_mean"] < 0.01 < rows["int2_g128"]["kl_mean"]
+    assert rows["int8"]["kl_mean"] < rows["q4_k_m"]["kl_mean"] < rows["nf4"]["kl_mean"] < rows["int2_g128"]["kl_mean"]
+    for row in rows.values():
+        assert 0 <= row["kl_stderr"] < 0.5 * row["kl_mean"] + 1e-9
+        assert 0 <= row["task_accuracy"] <= 1
+        assert row["perplexity"] == pytest.approx(base["perplexity"] * (1 + row["perplexity_change"]))
+        assert row["quantize_s"] > 0 or row["format"] == "bf16"
+
+
+def _check_sizes(rows: dict[str, Any], folder: Path) -> None:
+    weights = (folder / "model.safetensors").stat().st_size
+    assert rows["bf16"]["nbytes"] == pytest.approx(weights, rel=0.001)
+    assert rows["f16"]["nbytes"] == pytest.approx(weights, rel=0.02), "as many bytes, and the tokenizer"
+    assert rows["bf16"]["bits_per_weight"] == rows["f16"]["bits_per_weight"] == 16
+    assert rows["nf4"]["bits_per_weight"] == layout("nf4").bits_per_weight
+    assert rows["int2_g128"]["bits_per_weight"] == layout("int2_g128").bits_per_weight
+    assert 8 < rows["int8"]["bits_per_weight"] < 8.1
+    assert 4.5 < rows["q4_k_m"]["bits_per_weight"] < 5.2
+    sizes = [rows[fmt]["nbytes"] for fmt in ("bf16", "int8", "nf4", "int2_g128")]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.all_endings
+def test_the_library_call_takes_a_loaded_model(tiny: LoadedModel, stories: Path) -> None:
+    before = {name: layer.weight.clone() for name, layer in linear_layers(tiny.model)}
+    shares: list[float] = []
+    result = compare(tiny, ["int4_g32"], text=stories, progress=lambda what, share: shares.append(share))
+    assert isinstance(result, Comparison)
+    assert [row.format for row in result.rows] == ["bf16", "int4_g32"]
+    assert result.baseline is result.rows[0]
+    assert result.row("int4_g32").kl_mean > 0  # type: ignore[operator]
+    kept = 2 * (parameters(tiny.model).total - parameters(tiny.model).linear)
+    expected = sum(layout("int4_g32").matrix_bytes(*W.shape) for W in before.values()) + kept
+    assert result.row("int4_g32").nbytes == expected
+    assert json.loads(result.to_json()) == result.to_dict()
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert len(shares) > 2 * (4 + 60), "a step for each window and each item"
+    for name, layer in linear_layers(tiny.model):
+        assert torch.equal(layer.weight, before[name]), "the model is left as it was"
+
+
+def test_the_default_formats_are_those_of_the_course() -> None:
+    assert set(DEFAULT_FORMATS) <= set(RECIPES)
+    assert {"bf16", "int8", "int4_g128", "int4_g32", "int3_g128", "int2_g128", "nf4", "q8_0", "q4_k_m", "q2_k"} <= set(
+        DEFAULT_FORMATS
+    )
+    backends = {RECIPES[name].backend for name in DEFAULT_FORMATS}
+    assert backends == {"transformers", "quantlab", "bitsandbytes", "llama.cpp"}
+
+
+def test_rows_that_no_block_divides(tmp_path: Path, llama_cpp: ModuleType) -> None:
+    """192 is not a multiple of 128 or 256: quantlab says so, llama.cpp takes other types and that is said too."""
+    folder = write_llama(
+        tmp_path / "narrow", hidden_size=192, intermediate_size=320, head_dim=48, max_position_embeddings=512
+    )
+    result = compare(str(folder), ["int4_g128", "int4_g32", "int8", "nf4", "q4_k_m", "q8_0"])
+    refused = result.row("int4_g128")
+    assert refused.perplexity is refused.nbytes is refused.kl_mean is None
+    assert refused.note.startswith("not applied: rows of 192 and 320 weights do not divide into groups of 128")
+    assert "rows of 192 and 320 do not divide into blocks of 256" in result.row("q4_k_m").note
+    assert "Q5_0" in result.row("q4_k_m").note
+    assert "divide" not in result.row("q8_0").note
+    for fmt in ("int4_g32", "int8", "nf4", "q4_k_m", "q8_0"):
+        assert result.row(fmt).kl_mean > 0, fmt  # type: ignore[operator]
+    text = _printed(result)
+    assert "int4_g128" in text
+    assert json.loads(result.to_json())["rows"][1]["perplexity"] is None
+
+
+def test_a_family_that_cannot_be_written_as_gguf(tmp_path: Path, stories: Path, llama_cpp: ModuleType) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    folder = write_llama(tmp_path / "model")
+    config = Qwen3Config(
+        vocab_size=276, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=512,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).bfloat16().save_pretrained(folder)
+    result = compare(str(folder), ["int4_g32", "q8_0"], text=stories)
+    assert "Qwen3ForCausalLM" in result.row("q8_0").note
+    assert result.row("q8_0").perplexity is None
+    assert result.row("int4_g32").perplexity is not None
+
+
+def test_without_llama_cpp(tiny: LoadedModel, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "DEFAULT_FORMATS", ("bf16", "int8", "q8_0", "q2_k"))
+    monkeypatch.setattr(llama_cpp, "available", lambda: "llama-cpp-python is not installed; install it")
+    result = compare(tiny, text=stories)
+    assert [row.format for row in result.rows] == ["bf16", "int8"]
+    sentence = "Left out (q8_0, q2_k): llama-cpp-python is not installed; install it."
+    assert sentence in result.notes()
+    with pytest.raises(QuantlabError, match="q8_0 cannot be measured: llama-cpp-python is not installed"):
+        compare(tiny, ["int8", "q8_0"], text=stories)
+
+
+def test_what_available_says_when_a_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'quantlab[llamacpp]'" in str(llama_cpp.available())
+    assert "pip install bitsandbytes" in str(bitsandbytes.available())
+    with pytest.raises(QuantlabError, match="not installed"):
+        llama_cpp.quantize_gguf(Path("a.gguf"), Path("b.gguf"), "q8_0")
+    with pytest.raises(QuantlabError, match="not installed"):
+        bitsandbytes.quantize(torch.ones(1, 64))
+
+
+@contextmanager
+def _nan(subject: Subject) -> Iterator[Candidate]:
+    broken = {f"{name}.weight": torch.full_like(W, torch.nan) for name, W in subject.linear.items()}
+    yield Candidate(TorchLogits(subject.loaded.model, broken), 1, 1, 1, 0.0)
+
+
+def test_a_format_that_breaks_the_model_is_a_row(
+    tiny: LoadedModel, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(RECIPES["int8"], format="broken", make=_nan)
+    monkeypatch.setitem(recipes.RECIPES, "broken", broken)
+    result = compare(tiny, ["broken", "int8"], text=stories)
+    assert result.row("broken").perplexity is None
+    assert "not finite" in result.row("broken").note
+    assert result.row("int8").perplexity is not None
+
+
+@pytest.mark.parametrize("at", ["f16", "q8_0"])
+def test_an_interrupt_leaves_nothing(
+    at: str, tiny: LoadedModel, stories: Path, temporary: Path, llama_cpp: ModuleType
+) -> None:
+    seen: list[list[str]] = []
+
+    def interrupt(what: str, share: float) -> None:
+        if what == at and list(temporary.rglob("*.gguf")):
+            seen.append(sorted(path.name for path in temporary.rglob("*.gguf")))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny, ["f16", "q8_0"], text=stories, progress=interrupt)
+    assert "model-bf16.gguf" in seen[0]
+    assert not list(temporary.iterdir())
+
+
+def test_a_full_disk(
+    tiny: LoadedModel, stories: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, llama_cpp: ModuleType
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(QuantlabError, match="MiB are free"):
+        compare(tiny, ["q8_0"], text=stories)
+    assert not list(temporary.iterdir())
+
+
+def test_usage_errors(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    run_cli("compare", "tiny", "--formats", "int8,q4km").must_say(2, "unknown format 'q4km'", "did you mean 'q4_k_m'")
+    run_cli("compare", "tiny", "--formats", " , ").must_say(2, "names no format")
+    run_cli("compare", "tiny", "--picture", tmp_path / "a.pdf").must_say(2, "a.png")
+    run_cli("compare", "tiny", "--formats", "int8", "--context", "4096").must_say(2, "at most 512 tokens")
+    run_cli("compare", "tiny", "--context", "3").must_say(2, "--context")
+    run_cli("compare").must_say(2, "MODEL")
+
+
+def test_failures_come_before_the_work(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    run_cli("compare", "tiny", "--json", tmp_path / "no" / "out.json").must_say(1, "there is no folder", "no")
+    run_cli("compare", "tiny", "--json", tmp_path).must_say(1, "it is a folder")
+    run_cli("compare", "tiny", "--picture", tmp_path / "no" / "out.png").must_say(1, "there is no folder")
+    run_cli("compare", "tiny", "--text", tmp_path / "no.txt").must_say(1, "cannot read the text")
+    run_cli("compare", tmp_path / "no-model").must_say(1, "no-model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_format_in_the_library() -> None:
+    with pytest.raises(UsageError, match="did you mean 'int4_g128'"):
+        compare("tiny", ["int4g128"])
+
+
+def _printed(result: Comparison, width: int = 120) -> str:
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
+    console.print(result.table(wide=width >= 100))
+    return console.export_text()
+
+
+def test_the_table(tiny: LoadedModel, stories: Path) -> None:
+    result = compare(tiny, ["int3_g128"], text=stories)
+    for width in (80, 120):
+        lines = _printed(result, width).splitlines()
+        assert max(map(len, lines)) <= width
+        cells = next(line for line in lines if line.startswith("int3_g128"))
+        assert "3.12" in cells
+        assert "…" not in cells, "nothing is cut off"
+        assert ("quantlab, rtn" in cells) == (width == 120)
+        assert cells.count("±") == 3
+
+
+def test_figures_that_are_not_numbers_become_null() -> None:
+    from quantlab.evaluate.passport import Passport
+
+    rows = (Row("bf16", "none", "transformers", perplexity=float("inf")), Row("x", "rtn", "y", kl_mean=float("nan")))
+    comparison = Comparison("m", Passport("a", "b", 8, 7, True, 5), rows)
+    found = json.loads(comparison.to_json())["rows"]
+    assert found[0]["perplexity"] is found[1]["kl_mean"] is None

@@ -24,7 +24,7 @@ NOT_ON_BINDER = {"autoawq", "llmcompressor", "auto-round", "llama-cpp-python", "
 
 
 def badges() -> str:
-    """One line of Markdown images that are links."""
+    """Markdown images that are links, and what a notebook needs where it comes alone."""
     data = tomllib.loads((ROOT / "docs/launch.toml").read_text(encoding="utf-8"))
     names = {
         "repository": data["repository"],
@@ -32,7 +32,9 @@ def badges() -> str:
         "notebook": data["first_notebook"],
         "repository_url_quoted": quote(f"https://github.com/{data['repository']}", safe=""),
     }
-    return "\n".join(f"[![Open in {b['name']}]({b['image']})]({b['link'].format(**names)})" for b in data["badge"])
+    links = "\n".join(f"[![Open in {b['name']}]({b['image']})]({b['link'].format(**names)})" for b in data["badge"])
+    alone = f"%pip install -q git+https://github.com/{data['repository']}"
+    return f"{links}\n\nColab and Kaggle open the notebook alone: run `{alone}` in a first cell."
 
 
 def readme() -> str:

@@ -82,7 +82,7 @@ class IntAffine:
     def encode(self, W: Tensor, p: Params) -> Tensor:
         """The nearest level of each weight, uint8 [n, k]; halfway between two, the even one counted from the middle."""
         middle = 2 ** (self.bits - 1)
-        q = (self._groups(W) / p["scale"][..., None] + (p["zero"][..., None] - middle)).round() + middle
+        q: Tensor = (self._groups(W) / p["scale"][..., None] + (p["zero"][..., None] - middle)).round() + middle
         return q.clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
 
     def decode(self, q: Tensor, p: Params) -> Tensor:

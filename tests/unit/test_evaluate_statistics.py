@@ -33,7 +33,7 @@ def test_one_sample_a_story_is_the_textbooks() -> None:
 
 
 def test_it_covers_what_the_naive_error_misses() -> None:
-    """Stories with moods of their own: of 300 repetitions the mean must lie within two clustered errors in about 95%."""
+    """Stories with moods of their own: in about 95% of 300 repetitions the mean lies within two clustered errors."""
     generator = torch.Generator().manual_seed(2)
     cluster = torch.arange(40).repeat_interleave(25)
     covered = naive = 0

@@ -13,6 +13,7 @@ result and the one before (the ghost). `quantlab.widgets.view` puts controls aro
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -65,6 +66,10 @@ class Explorer(Generic[R]):
         self.ghost: R | None = None
         self._moving = ""  # the control in use: while it moves, the ghost stays where it began
         self.reset()
+        # every redraw leaves cycles behind, and a full collection would then walk all of torch as well: 85 ms in the
+        # middle of a move. What is alive now will stay, so it need not be looked at again.
+        gc.collect()
+        gc.freeze()
 
     def reset(self) -> R:
         """Back to the first setting, without a ghost."""

@@ -17,17 +17,23 @@ import ctypes
 import importlib.util
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from quantlab.atomic import new_file, require_space
+from quantlab.backends.workers import Workers
 from quantlab.errors import QuantlabError, unknown
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 # our name -> llama.cpp's LLAMA_FTYPE_..., a mixture of tensor types; those that need an importance matrix are left out
 FTYPES = {
@@ -50,6 +56,7 @@ FTYPES = {
     "q3_k_s": "MOSTLY_Q3_K_S",
     "q2_k": "MOSTLY_Q2_K",
 }
+IN_FLIGHT_BYTES = 512 * 2**20  # of logits that are computed at the same time
 
 
 def available() -> str | None:
@@ -72,37 +79,58 @@ def _library() -> Any:
     return llama_cpp
 
 
-@contextmanager
-def _quiet(lines: int = 40) -> Iterator[deque[str]]:
-    """Keep llama.cpp's chatter in a list instead of on the terminal; an interrupt during it is raised afterwards.
+def _aside(function: Callable[..., U], *args: Any) -> U:
+    """function(*args) in a thread of its own, waited for even when an interrupt arrives meanwhile.
 
-    Python cannot raise through a C function: a KeyboardInterrupt that arrives while the callback runs would be lost.
+    Python runs signal handlers in the main thread only, also within a callback from C, where what they raise is lost:
+    so nothing that may call back runs there.
     """
-    library = _library()
-    log: deque[str] = deque(maxlen=lines)
-    interrupts: list[KeyboardInterrupt] = []
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # an interrupt while a thread starts would leave it unknown to the pool
+        return pool.submit(function, *args).result()
 
-    @library.llama_log_callback  # type: ignore[untyped-decorator]
-    def keep(level: int, text: bytes, user_data: Any) -> None:
+
+class _Log:
+    """llama.cpp's chatter, kept in a list instead of on the terminal while anything here is running.
+
+    The callback is never freed, since C may still hold it.
+    """
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=60)
+        self._lock = Lock()
+        self._users = 0
+        self._callback: Any = None
+
+    def _keep(self, level: int, text: bytes, user_data: Any) -> None:
+        self.lines.append(text.decode("utf-8", "replace"))
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing is printed within; may be nested and used by several threads."""
+        library = _library()
+        with self._lock:
+            if self._users == 0:
+                self._callback = self._callback or library.llama_log_callback(self._keep)
+                library.llama_log_set(self._callback, ctypes.c_void_p(0))
+                self.lines.clear()
+            self._users += 1
         try:
-            log.append(text.decode("utf-8", "replace"))
-        except KeyboardInterrupt as interrupt:
-            interrupts.append(interrupt)
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    library.llama_log_set(library._logger.llama_log_callback, ctypes.c_void_p(0))
 
-    library.llama_log_set(keep, ctypes.c_void_p(0))
-    try:
-        yield log
-    finally:
-        library.llama_log_set(library._logger.llama_log_callback, ctypes.c_void_p(0))
-    if interrupts:
-        raise interrupts[0]
+    def reason(self) -> str:
+        """The last line that looks like a reason."""
+        lines = [line.strip() for line in "".join(self.lines).splitlines() if line.strip()]
+        told = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]
+        return (told or lines or ["no reason given"])[-1]
 
 
-def _reason(log: deque[str]) -> str:
-    """The last lines of the log that look like the reason, as one line."""
-    lines = [line.strip() for line in "".join(log).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]
-    return (told or lines or ["no reason given"])[-1]
+_LOG = _Log()
 
 
 def threads() -> int:
@@ -123,14 +151,16 @@ def quantize_gguf(source: Path, target: Path, ftype: str) -> Path:
     params.ftype = getattr(library, f"LLAMA_FTYPE_{FTYPES[ftype]}")
     params.nthread = threads()
     require_space(target.parent, source.stat().st_size, f"quantizing to {ftype}")  # no type is larger than its source
-    with new_file(target) as temporary, _quiet() as log:
-        if library.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), params) != 0:
-            raise QuantlabError(f"llama.cpp could not quantize {source} to {ftype}: {_reason(log)}")
+    with new_file(target) as temporary, _LOG.quiet():
+        if _aside(library.llama_model_quantize, os.fsencode(source), os.fsencode(temporary), params) != 0:
+            raise QuantlabError(f"llama.cpp could not quantize {source} to {ftype}: {_LOG.reason()}")
     return target
 
 
 class Logits:
-    """The logits of a GGUF model for sequences of token ids.
+    """The logits of a GGUF model for sequences of token ids; close it, or use it in a `with` block.
+
+    context: the longest sequence. Each sequence is computed by one thread; the weights are in memory once.
 
     >>> with Logits(Path("model.gguf"), context=512) as logits:     # doctest: +SKIP
     ...     next(logits([[0, 17, 42]])).shape
@@ -139,29 +169,26 @@ class Logits:
 
     def __init__(self, path: Path, context: int) -> None:
         self._path, self._context = path, context
-        self._model: Any = None
-        self._state: Any = None
+        self._states: list[_State] = []
+        self._workers: Workers[_State] | None = None
         library = self._library = _library()
-        model_params = library.llama_model_default_params()
-        params = library.llama_context_default_params()
-        params.n_ctx = params.n_batch = context
-        params.n_ubatch = min(context, 512)
-        params.n_seq_max = 1
-        params.type_k = params.type_v = library.GGML_TYPE_F32
-        params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.n_threads = params.n_threads_batch = threads()
-        with _quiet() as log:
-            library.llama_backend_init()
-            self._model = library.llama_model_load_from_file(os.fsencode(path), model_params)
+        with _LOG.quiet():
+            _aside(library.llama_backend_init)
+            params = library.llama_model_default_params()
+            params.n_gpu_layers = 0  # the same arithmetic on every machine
+            self._model = _aside(library.llama_model_load_from_file, os.fsencode(path), params)
             if not self._model:
-                raise QuantlabError(f"llama.cpp could not load {path}: {_reason(log)}")
-            self._state = library.llama_init_from_model(self._model, params)
-        if not self._state:
-            self.close()
-            raise QuantlabError(f"llama.cpp could not prepare {path} for {context} tokens: {_reason(log)}")
+                raise QuantlabError(f"llama.cpp could not load {path}: {_LOG.reason()}")
         self._vocab = library.llama_model_get_vocab(self._model)
         self.vocab_size: int = library.llama_vocab_n_tokens(self._vocab)
-        self._batch = library.llama_batch_init(context, 0, 1)
+        count = max(1, min(threads(), IN_FLIGHT_BYTES // (4 * self.vocab_size * context)))
+        try:
+            for _ in range(count):
+                self._states.append(_State(library, self._model, context, max(1, threads() // count)))
+        except QuantlabError as error:
+            self.close()
+            raise QuantlabError(f"llama.cpp could not prepare {path} for {context} tokens: {error}") from error
+        self._workers = Workers(self._states)
 
     def __enter__(self) -> Logits:
         return self
@@ -170,36 +197,52 @@ class Logits:
         self.close()
 
     def close(self) -> None:
-        """Give the memory back; may be called twice."""
-        with _quiet():
-            if self._state:
-                self._library.llama_batch_free(self._batch)
-                self._library.llama_free(self._state)
+        """Give the memory back, once no thread uses it; may be called twice."""
+        if self._workers is not None:
+            self._workers.close()
+        with _LOG.quiet():
+            while self._states:
+                self._states.pop().close()
             if self._model:
-                self._library.llama_model_free(self._model)
-        self._state = self._model = None
+                _aside(self._library.llama_model_free, self._model)
+        self._model = None
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def __call__(self, sequences: Sequence[Sequence[int]], /) -> Iterator[Tensor]:
         """For each sequence of t token ids its logits [t, vocab], float32; each sequence starts afresh."""
-        for tokens in sequences:
-            yield self._decode(tokens)
+        yield from self._each(self._run, sequences)
 
-    def _decode(self, tokens: Sequence[int]) -> Tensor:
-        count = len(tokens)
-        if not 0 < count <= self._context:
-            raise ValueError(f"a sequence must have from 1 to {self._context} tokens, got {count}; cut it first")
-        batch = self._batch
-        batch.n_tokens = count
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, True
-        self._library.llama_memory_clear(self._library.llama_get_memory(self._state), True)
-        with _quiet() as log:
-            status = self._library.llama_decode(self._state, batch)
+    def forks(self, forks: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], /) -> Iterator[list[Tensor]]:
+        """For each (start, ends), and each of its ends of t ids, the logits [t, vocab] that predict the end."""
+        yield from self._each(self._fork, forks)
+
+    def _each(self, run: Callable[[_State, T], U], items: Sequence[T]) -> Iterator[U]:
+        if self._workers is None or not self._model:
+            raise ValueError(f"{self._path} was closed; open it again")
+        with _LOG.quiet():
+            yield from self._workers.in_order(run, items)
+
+    def _run(self, state: _State, tokens: Sequence[int]) -> Tensor:
+        self._check(tokens)
+        return self._decode(state, tokens, 0)
+
+    def _fork(self, state: _State, fork: tuple[Sequence[int], Sequence[Sequence[int]]]) -> list[Tensor]:
+        start, ends = fork
+        for end in ends:
+            self._check([*start, *end])
+        first = self._decode(state, start, 0)[-1:]
+        return [torch.cat([first, self._decode(state, end, len(start))[:-1]]) for end in ends]
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        if not 0 < len(tokens) <= self._context:
+            raise ValueError(f"a sequence must have from 1 to {self._context} tokens, got {len(tokens)}; cut it first")
+        if wrong := [token for token in tokens if not 0 <= token < self.vocab_size]:
+            raise ValueError(f"token {wrong[0]} is not one of {self.vocab_size}; use this model's own tokenizer")
+
+    def _decode(self, state: _State, tokens: Sequence[int], at: int) -> Tensor:
+        status = state.decode(tokens, at)
         if status != 0:
-            raise QuantlabError(f"llama.cpp could not run {self._path} (status {status}): {_reason(log)}")
-        values = self._library.llama_get_logits(self._state)
-        flat = (ctypes.c_float * (count * self.vocab_size)).from_address(ctypes.addressof(values.contents))
-        return torch.frombuffer(flat, dtype=torch.float32).reshape(count, self.vocab_size).clone()
+            raise QuantlabError(f"llama.cpp could not run {self._path} (status {status}): {_LOG.reason()}")
+        return state.logits(len(tokens), self.vocab_size)
 
     def tokenize(self, text: str, special: bool = True) -> list[int]:
         """Token ids as llama.cpp itself cuts the text, without BOS; `special` reads `<|end|>` as one token."""
@@ -209,3 +252,43 @@ class Logits:
         count = self._library.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         assert count >= 0, "there are never more tokens than bytes"
         return list(ids[:count])
+
+
+class _State:
+    """One sequence in the making: its KV cache, its batch, its threads."""
+
+    def __init__(self, library: Any, model: Any, context: int, count: int) -> None:
+        self._library = library
+        params = library.llama_context_default_params()
+        params.n_ctx = params.n_batch = context
+        params.n_ubatch = min(context, 512)
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = count
+        params.offload_kqv = params.op_offload = False
+        params.type_k = params.type_v = library.GGML_TYPE_F32
+        params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        with _LOG.quiet():
+            self._pointer = _aside(library.llama_init_from_model, model, params)
+            if not self._pointer:
+                raise QuantlabError(_LOG.reason())
+        self._batch = library.llama_batch_init(context, 0, 1)
+
+    def decode(self, tokens: Sequence[int], at: int) -> int:
+        """Run the tokens from position `at`, where what came before it stays; 0 when it went well."""
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, at + i, 1, 0
+            batch.logits[i] = True
+        self._library.llama_memory_seq_rm(self._library.llama_get_memory(self._pointer), 0, at, -1)
+        return int(self._library.llama_decode(self._pointer, batch))
+
+    def logits(self, count: int, vocab: int) -> Tensor:
+        """A copy of what `decode` left behind, [count, vocab]."""
+        values = self._library.llama_get_logits(self._pointer)
+        flat = (ctypes.c_float * (count * vocab)).from_address(ctypes.addressof(values.contents))
+        return torch.frombuffer(flat, dtype=torch.float32).reshape(count, vocab).clone()
+
+    def close(self) -> None:
+        self._library.llama_batch_free(self._batch)
+        _aside(self._library.llama_free, self._pointer)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from quantlab.errors import QuantlabError
-from quantlab.evaluate.logits import Baseline, Source
+from quantlab.evaluate.logits import Baseline, Source, one_thread
 from quantlab.evaluate.passport import Passport, require_same
 from quantlab.evaluate.statistics import clustered_stderr
 
@@ -78,18 +78,20 @@ def measure(source: Source, baseline: Baseline, step: Callable[[], None] = lambd
     """Run a model on the baseline's text and compare it with the baseline; `step` is called after each window."""
     windows = baseline.text.windows
     found = []
-    for window, p, q in zip(windows, baseline, source([window.tokens for window in windows]), strict=True):
-        found.append(compare_logits(p, q, window.tokens))
-        step()
+    with one_thread():
+        for window, p, q in zip(windows, baseline, source([window.tokens for window in windows]), strict=True):
+            found.append(compare_logits(p, q, window.tokens))
+            step()
     return _quality(baseline, found)
 
 
 def measure_baseline(baseline: Baseline, step: Callable[[], None] = lambda: None) -> Quality:
     """The baseline against itself: its perplexity, and a KL divergence of exactly 0."""
     found = []
-    for window, p in zip(baseline.text.windows, baseline, strict=True):
-        found.append(compare_logits(p, p, window.tokens))
-        step()
+    with one_thread():
+        for window, p in zip(baseline.text.windows, baseline, strict=True):
+            found.append(compare_logits(p, p, window.tokens))
+            step()
     return _quality(baseline, found)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,15 @@ from torch import Tensor
 
 from quantlab.assets import bundled
 from quantlab.errors import QuantlabError
-from quantlab.evaluate.logits import Source
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Token ids of a context with one ending, where the ending starts, and its length in bytes."""
-
-    tokens: tuple[int, ...]
-    start: int
-    nbytes: int
+from quantlab.evaluate.logits import Fork, Source, one_thread
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The right ending and the wrong one."""
+    """A context with its right and its wrong ending: token ids, and the endings' lengths in bytes."""
 
-    right: Ending
-    wrong: Ending
+    fork: Fork  # ends: the right one, the wrong one
+    nbytes: tuple[int, int]
 
 
 def read_choices(tokenizer: Any, context: int, path: Path | None = None) -> list[Choice]:
@@ -48,38 +40,38 @@ def read_choices(tokenizer: Any, context: int, path: Path | None = None) -> list
     path = path or bundled("assets/stories/endings.jsonl")
     try:
         items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [
-            Choice(*(_ending(tokenizer, item["context"], item[side], context) for side in ("right", "wrong")))
-            for item in items
-        ]
+        return [_choice(tokenizer, item["context"], (item["right"], item["wrong"]), context) for item in items]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, QuantlabError):
             raise
         raise QuantlabError(f"{path} is damaged ({error}); each line needs context, right and wrong") from error
 
 
-def _ending(tokenizer: Any, before: str, ending: str, context: int) -> Ending:
+def _choice(tokenizer: Any, before: str, endings: tuple[str, str], context: int) -> Choice:
+    """Tokens of the two whole texts, cut where the context's tokens end, or earlier where an ending changes them."""
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    whole = [*bos, *tokenizer(f"{before} {ending}", add_special_tokens=False)["input_ids"]]
-    start = len(bos) + len(tokenizer(before, add_special_tokens=False)["input_ids"])
-    if len(whole) > context:
-        raise QuantlabError(f"a story ending takes {len(whole)} tokens, the context is {context}; choose a longer one")
-    return Ending(tuple(whole), start, len(ending.encode("utf-8")))
+    count = len(bos) + len(tokenizer(before, add_special_tokens=False)["input_ids"])
+    wholes = [[*bos, *tokenizer(f"{before} {end}", add_special_tokens=False)["input_ids"]] for end in endings]
+    if (longest := max(map(len, wholes))) > context:
+        raise QuantlabError(f"a story ending takes {longest} tokens, the context is {context}; choose a longer one")
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wholes[0][:count], wholes[1], strict=False)))
+    right, wrong = (tuple(whole[shared:]) for whole in wholes)
+    nbytes = (len(endings[0].encode("utf-8")), len(endings[1].encode("utf-8")))
+    return Choice(Fork(tuple(wholes[0][:shared]), (right, wrong)), nbytes)
 
 
 def score_choices(source: Source, choices: Sequence[Choice], step: Callable[[], None] = lambda: None) -> Tensor:
     """Whether the right ending scores higher, bool [items]; `step` is called after each item."""
-    endings = [ending for choice in choices for ending in (choice.right, choice.wrong)]
-    logits = source([ending.tokens for ending in endings])
     won = []
-    for choice in choices:
-        won.append(_score(next(logits), choice.right) > _score(next(logits), choice.wrong))
-        step()
+    with one_thread():
+        for choice, logits in zip(choices, source.forks([choice.fork for choice in choices]), strict=True):
+            right, wrong = map(_score, logits, choice.fork.ends, choice.nbytes)
+            won.append(right > wrong)
+            step()
     return torch.tensor(won)
 
 
-def _score(logits: Tensor, ending: Ending) -> float:
-    """Log-probability of the ending's tokens for each byte of it, nats. logits [t, vocab]."""
-    rows = logits[ending.start - 1 : -1].double().log_softmax(-1)
-    came = torch.tensor(ending.tokens[ending.start :])
-    return rows.gather(1, came[:, None]).sum().item() / ending.nbytes
+def _score(logits: Tensor, end: tuple[int, ...], nbytes: int) -> float:
+    """Log-probability of an ending for each byte of it, nats. logits [t, vocab] predict its t tokens."""
+    log_p = logits.double().log_softmax(-1)
+    return log_p.gather(1, torch.tensor(end)[:, None]).sum().item() / nbytes

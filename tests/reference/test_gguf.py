@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -173,6 +175,22 @@ def test_numbers_beyond_float16_are_refused(tmp_path: Path) -> None:
     with pytest.raises(QuantlabError, match=r"blk\.0\.ffn_up\.weight reaches 99840, beyond float16"):
         write_gguf(folder, tmp_path / "out.gguf", "f16")
     assert not list(tmp_path.glob("*out.gguf*"))
+
+
+def test_an_interrupt_within_c_is_not_lost(
+    tiny_gguf: Path, tmp_path: Path, llama_cpp: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp calls back into Python for each line of its log; an exception raised there would be swallowed."""
+    quantize_in_c = llama_cpp.llama_model_quantize
+
+    def interrupted(*args: Any) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return int(quantize_in_c(*args))
+
+    monkeypatch.setattr(llama_cpp, "llama_model_quantize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_gguf(tiny_gguf, tmp_path / "out.gguf", "q4_k_m")
+    assert not list(tmp_path.iterdir())
 
 
 def test_llama_cpp_says_nothing(tiny_gguf: Path, tmp_path: Path, llama_cpp: ModuleType, capfd: Any) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantlab.assets import bundled
 from quantlab.errors import QuantlabError
-from quantlab.evaluate.logits import TorchLogits
+from quantlab.evaluate.logits import Fork, TorchLogits
 from quantlab.evaluate.task import read_choices, score_choices
 from quantlab.models.load import LoadedModel
 
@@ -25,15 +26,13 @@ def _write(path: Path, *items: dict[str, str]) -> Path:
 def test_the_bundled_endings(tiny: LoadedModel) -> None:
     choices = read_choices(tiny.tokenizer, 512)
     assert len(choices) == 60
-    for choice in choices:
-        for ending in (choice.right, choice.wrong):
-            assert ending.tokens[0] == tiny.tokenizer.bos_token_id
-            text = tiny.tokenizer.decode(ending.tokens[ending.start :])
-            assert text.startswith(" ")
-            assert len(text[1:].encode()) == ending.nbytes
-        assert choice.right.start == choice.wrong.start
-        shared = choice.right.start
-        assert choice.right.tokens[:shared] == choice.wrong.tokens[:shared], "both follow the same context"
+    lines = bundled("assets/stories/endings.jsonl").read_text(encoding="utf-8").splitlines()
+    for choice, item in zip(choices, map(json.loads, lines), strict=True):
+        assert choice.fork.start[0] == tiny.tokenizer.bos_token_id
+        assert tiny.tokenizer.decode(choice.fork.start[1:]) == item["context"]
+        for end, side, nbytes in zip(choice.fork.ends, ("right", "wrong"), choice.nbytes, strict=True):
+            assert tiny.tokenizer.decode(end) == " " + item[side]
+            assert nbytes == len(item[side].encode())
 
 
 def test_the_score_is_log_probability_for_each_byte(tiny: LoadedModel, tmp_path: Path) -> None:
@@ -56,23 +55,26 @@ def test_the_score_is_log_probability_for_each_byte(tiny: LoadedModel, tmp_path:
 
 def test_a_model_that_knows_the_answers_is_right_and_its_opposite_wrong(tiny: LoadedModel) -> None:
     choices = read_choices(tiny.tokenizer, 512)
-    right = {choice.right.tokens for choice in choices}
     steps = []
 
     class Oracle:
-        def __init__(self, sign: float) -> None:
-            self.sign = sign
+        """Likes the first of two ends by so much, whatever it says."""
+
+        def __init__(self, liking: float) -> None:
+            self.liking = liking
 
         def __call__(self, sequences: Sequence[Sequence[int]], /) -> Iterator[Tensor]:
-            for tokens in sequences:
-                logits = torch.zeros(len(tokens), 4096)
-                logits[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])] = self.sign * (
-                    5 if tokens in right else -5
-                )
-                yield logits
+            raise AssertionError("the task asks for forks")
 
-    assert score_choices(Oracle(1), choices, lambda: steps.append(1)).all()
-    assert not score_choices(Oracle(-1), choices).any()
+        def forks(self, forks: Sequence[Fork], /) -> Iterator[list[Tensor]]:
+            for fork in forks:
+                found = [torch.zeros(len(end), 4096) for end in fork.ends]
+                for logits, end, sign in zip(found, fork.ends, (1, -1), strict=True):
+                    logits[torch.arange(len(end)), torch.tensor(end)] = sign * self.liking
+                yield found
+
+    assert score_choices(Oracle(5), choices, lambda: steps.append(1)).all()
+    assert not score_choices(Oracle(-5), choices).any()
     assert len(steps) == 60
 
 

@@ -18,6 +18,11 @@ _HEADS = (
     "quantize\ns", "made by",
 )  # fmt: skip
 
+_ENGINE = (
+    "llama.cpp quantizes embeddings and output head as well, and rounds activations (to 8 bits for quantized weights): "
+    "that is part of its figures; f16 is the same weights as bf16."
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -89,7 +94,8 @@ class Comparison:
         """A table for the terminal or a notebook; narrow, it fits 80 columns and leaves out the last two."""
         from rich.table import Table
 
-        table = Table(title=f"{self.model}: what each format costs", title_justify="left", box=None, pad_edge=False)
+        title = f"{self.model}: what each format costs"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
         table.add_column("format", no_wrap=True)
         for name in _HEADS if wide else _HEADS[:-2]:
             table.add_column(name, justify="right", no_wrap=True)
@@ -107,6 +113,7 @@ class Comparison:
             f"{start}, no overlap; text {passport.text[:12]}, tokenizer {passport.tokenizer[:12]}.",
             "± is one standard error, clustered by story; the change in perplexity is paired, story by story. Bits per "
             "weight: the linear layers, scales included. MB: the whole model.",
+            *([_ENGINE] if any(row.backend == "llama.cpp" for row in self.rows) else []),
             *(f"{row.format}: {row.note}." for row in self.rows if row.note),
             *self.left_out,
         ]

@@ -28,7 +28,6 @@ def _module(W: Tensor, kind: str) -> Linear4bit:
 
 def test_it_is_here() -> None:
     assert available() is None
-    assert bitsandbytes.__version__ == "0.50.2"
 
 
 @every_kind

@@ -25,6 +25,7 @@ from quantlab.evaluate import recipes
 from quantlab.evaluate.compare import Comparison, compare
 from quantlab.evaluate.logits import TorchLogits
 from quantlab.evaluate.names import DEFAULT_FORMATS
+from quantlab.evaluate.passport import Passport
 from quantlab.evaluate.recipes import RECIPES, Candidate, Subject
 from quantlab.evaluate.report import Row
 from quantlab.layout import layout
@@ -277,22 +278,44 @@ def _printed(result: Comparison, width: int = 120) -> str:
     return console.export_text()
 
 
-def test_the_table(tiny: LoadedModel, stories: Path) -> None:
-    result = compare(tiny, ["int3_g128"], text=stories)
+PASSPORT = Passport("a" * 64, "b" * 64, 512, 511, True, 17840)
+
+
+def _row(fmt: str, backend: str = "llama.cpp", **changes: Any) -> Row:
+    """A row whose figures are as wide as they come."""
+    figures = {
+        "bits_per_weight": 16.0, "nbytes": 123_400_000, "perplexity": 1234.56, "perplexity_change": 12.3456,
+        "perplexity_change_stderr": 0.0432, "kl_mean": 2.861e-07, "kl_stderr": 3.1e-09, "top1_agreement": 1.0,
+        "task_accuracy": 1.0, "task_stderr": 0.0627, "quantize_s": 123.4, "note": "28 x F16",
+    }  # fmt: skip
+    return Row(fmt, "k-quant search", backend, **(figures | changes))
+
+
+def test_the_table_fits_and_cuts_nothing_off() -> None:
+    result = Comparison("tiny", PASSPORT, (_row("bf16", "transformers"), _row("int4_g128"), Row("q2_k", "rtn", "x")))
     for width in (80, 120):
         lines = _printed(result, width).splitlines()
         assert max(map(len, lines)) <= width
-        cells = next(line for line in lines if line.startswith("int3_g128"))
-        assert "3.12" in cells
-        assert "…" not in cells, "nothing is cut off"
-        assert ("quantlab, rtn" in cells) == (width == 120)
-        assert cells.count("±") == 3
+        assert "…" not in "".join(lines)
+        cells = next(line for line in lines if line.startswith("int4_g128"))
+        for figure in ("16.00", "123.4", "1,234.56", "+1234.6 ± 4.3", "2.86e-07 ± 3e-09", "100.0", "100 ± 6"):
+            assert figure in cells, figure
+        assert ("llama.cpp, k-quant search" in cells) == (width == 120)
+        assert "±" not in next(line for line in lines if line.startswith("q2_k"))
+
+
+def test_the_notes_say_what_the_figures_mean() -> None:
+    notes = Comparison("tiny", PASSPORT, (_row("bf16"), _row("q8_0")), ("Left out: nothing.",)).notes()
+    assert "17,840 tokens, windows of at most 512 starting with BOS" in notes[0]
+    assert "bbbbbbbbbbbb" in notes[0]
+    assert "clustered by story" in notes[1]
+    assert any("rounds activations" in note for note in notes)
+    assert notes[-2:] == ["q8_0: 28 x F16.", "Left out: nothing."]
+    assert not any("rounds activations" in note for note in Comparison("m", PASSPORT, (_row("x", "quantlab"),)).notes())
 
 
 def test_figures_that_are_not_numbers_become_null() -> None:
-    from quantlab.evaluate.passport import Passport
-
     rows = (Row("bf16", "none", "transformers", perplexity=float("inf")), Row("x", "rtn", "y", kl_mean=float("nan")))
-    comparison = Comparison("m", Passport("a", "b", 8, 7, True, 5), rows)
+    comparison = Comparison("m", PASSPORT, rows)
     found = json.loads(comparison.to_json())["rows"]
     assert found[0]["perplexity"] is found[1]["kl_mean"] is None

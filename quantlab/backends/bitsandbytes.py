@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +40,22 @@ def available() -> str | None:
     return None
 
 
-def _functional() -> Any:
-    """The library's functions; while it is imported it warns of an optional package that nothing here needs."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without its warning of a faster kernel on the Hub: nothing is fetched behind the user's back."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        import bitsandbytes.functional as functional
+        yield
     finally:
         logger.setLevel(level)
+
+
+def _functional() -> Any:
+    """The library's functions."""
+    with quiet():
+        import bitsandbytes.functional as functional
     return functional
 
 

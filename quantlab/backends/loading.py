@@ -11,7 +11,6 @@ buffers, and bitsandbytes keeps its scales beside them. Tried with bitsandbytes 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quantlab.backends import bitsandbytes
 from quantlab.errors import unknown
 from quantlab.models.load import ModelSource, quiet, resolve
 
@@ -58,9 +58,7 @@ def load_in(model: str | ModelSource, fmt: str, device: str = "cpu") -> Weighed:
     settings = _SETTINGS[fmt]
     config = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.bfloat16, **settings) if settings else None
     started = time.perf_counter()
-    # bitsandbytes warns that it has no faster kernel from the Hub: here nothing is fetched behind the user's back
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with quiet():
+    with quiet(), bitsandbytes.quiet():
         loaded = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=torch.bfloat16, quantization_config=config, device_map=device, local_files_only=True
         )

@@ -6,6 +6,9 @@ The line travels through a pipe, so what it holds (a key) is in no argument, no 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 
 
 def first_line() -> bytes:
@@ -14,3 +17,16 @@ def first_line() -> bytes:
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte
     return bytes(line)
+
+
+def end_with_stdin() -> None:
+    """Stop this process when its stdin ends; give it five seconds to do so in good order."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

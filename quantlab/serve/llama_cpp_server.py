@@ -16,15 +16,12 @@ import hmac
 import json
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from quantlab.serve.lifeline import first_line
+from quantlab.serve.lifeline import end_with_stdin, first_line
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,19 +47,6 @@ def guarded(app: App, key: str) -> App:
             await send({"type": "websocket.close", "code": 1008})
 
     return guard
-
-
-def end_with_stdin() -> None:
-    """Stop this process when its stdin ends; give it five seconds to do so in good order."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def without_query(record: logging.LogRecord) -> bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 
-from quantlab.serve.lifeline import first_line
-from quantlab.serve.llama_cpp_server import end_with_stdin
+from quantlab.serve.lifeline import end_with_stdin, first_line
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,8 +30,12 @@ Parts = dict[str, Tensor]  # named tensors as they are stored
 class Grid(Protocol):
     """Which values can be stored."""
 
-    def fit(self, W: Tensor) -> Params:
-        """Choose the parameters (scales, zero points) for these weights."""
+    def fit(self, W: Tensor, importance: Tensor | None = None) -> Params:
+        """Choose the parameters (scales, zero points) for these weights.
+
+        `importance` [k] says how much an error in each column costs; only grids of formats that use it are given one.
+        Beside what is stored, the parameters may hold what `encode` needs and `decode` does not (an inverse scale).
+        """
         ...
 
     def encode(self, W: Tensor, p: Params) -> Tensor:
@@ -83,16 +87,34 @@ class Format:
     packing: Packing
     layout: Layout
     reference: Reference
+    uses_importance: bool = False
 
     def divides(self, k: int) -> bool:
         """Whether rows of k weights divide into this format's groups."""
-        return k % self.layout.block == 0
+        return self.layout.flat or k % self.layout.block == 0
 
-    def quantize(self, W: Tensor) -> QuantizedTensor:
-        """Round to nearest: fit, encode, pack. W [n, k] of finite floats."""
+    def quantize(self, W: Tensor, importance: Tensor | None = None) -> QuantizedTensor:
+        """Fit, encode, pack. W [n, k] of finite floats; importance [k], for formats that weigh their errors by it."""
         check_weights(W)
-        p = self.grid.fit(W)
-        return QuantizedTensor(self, self.packing.pack(self.grid.encode(W, p), p), (W.shape[0], W.shape[1]))
+        if importance is not None:
+            self._check_importance(W, importance)
+        p = self.grid.fit(W) if importance is None else self.grid.fit(W, importance)
+        return self.store(self.grid.encode(W, p), p)
+
+    def store(self, q: Tensor, p: Params) -> QuantizedTensor:
+        """Pack codes q [n, k] that a method chose for the parameters p."""
+        return QuantizedTensor(self, self.packing.pack(q, p), (q.shape[0], q.shape[1]))
+
+    def _check_importance(self, W: Tensor, importance: Tensor) -> None:
+        if not self.uses_importance:
+            raise ValueError(f"{self.name} has no use for importance; leave it out, or take a K-quant such as q4_k")
+        if importance.shape != W.shape[1:]:
+            raise ValueError(
+                f"importance must have one value for each of the {W.shape[1]} columns, "
+                f"got shape {list(importance.shape)}; take the statistics of this layer"
+            )
+        if not (torch.isfinite(importance).all() and (importance >= 0).all()):
+            raise ValueError("importance must be finite and not negative; collect the statistics again")
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,57 @@ class QuantizedTensor:
 
     def to_bytes(self) -> bytes:
         """The parts end to end in the order they are stored."""
-        return b"".join(part.contiguous().view(torch.uint8).numpy().tobytes() for part in self.parts.values())
+        flat = (part.detach().cpu().contiguous().flatten() for part in self.parts.values())
+        return b"".join(part.view(torch.uint8).numpy().tobytes() for part in flat)
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What calibration knows of the inputs X [t, k] of a layer: sums over tokens, never the activations themselves."""
+
+    n_tokens: int
+    H: Tensor  # [k, k]  X'X, float32 or float64, summed over the tokens
+    x_absmean: Tensor  # [k]  mean |x|
+    x_absmax: Tensor  # [k]  max |x|
+
+    def __post_init__(self) -> None:
+        k = len(self.x_absmean)
+        if self.H.shape != (k, k) or self.x_absmax.shape != (k,):
+            raise ValueError(
+                f"statistics of {k} inputs need H [{k}, {k}] and x_absmax [{k}], "
+                f"got {list(self.H.shape)} and {list(self.x_absmax.shape)}"
+            )
+        if self.n_tokens < 1:
+            raise ValueError(f"statistics need at least one token, got {self.n_tokens}; calibrate with more text")
+
+    @property
+    def x_sqmean(self) -> Tensor:
+        """Mean x^2 of each input [k]: the importance of a column, llama.cpp's imatrix."""
+        return self.H.diagonal() / self.n_tokens
+
+    def scaled(self, scale: Tensor) -> Self:
+        """The statistics of X / scale, scale [k]: what the layer sees once `scale` is folded into its weights."""
+        inverse = 1 / scale.to(self.H)
+        H = self.H * inverse[:, None] * inverse
+        return type(self)(self.n_tokens, H, self.x_absmean / scale, self.x_absmax / scale)
+
+    def check(self, W: Tensor) -> None:
+        """Raise ValueError unless these can be the statistics of a layer with weights W [n, k]."""
+        if W.shape[1] != len(self.x_absmean):
+            raise ValueError(
+                f"weights of {W.shape[1]} inputs need statistics of as many, these are of {len(self.x_absmean)}: "
+                "they belong to another layer"
+            )
+        if not torch.isfinite(self.H).all():
+            raise ValueError("the statistics are not finite; the activations overflowed, calibrate in float32")
+
+
+class Quantizer(Protocol):
+    """A method: which code each weight gets."""
+
+    def __call__(self, W: Tensor, stats: LayerStats | None, fmt: Format) -> QuantizedTensor:
+        """W [n, k] in `fmt`; a pure function of the weights and the statistics of their inputs."""
+        ...
 
 
 def check_weights(W: Tensor) -> None:

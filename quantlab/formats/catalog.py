@@ -1,5 +1,8 @@
 """Every format by its name: the grid, the packing, and the library it is checked against.
 
+Each file of this package ends with its `BUILDERS`: name -> a function that builds the format, whose keyword arguments
+are the format's options. A new format is one file there and one line here.
+
 >>> import torch
 >>> quantize_tensor(torch.randn(4, 256), "int4_g128").bits_per_weight
 4.125
@@ -7,45 +10,42 @@
 
 from __future__ import annotations
 
-import torch
+import inspect
+from collections.abc import Callable
+
 from torch import Tensor
 
-from quantlab.core import Fidelity, Format, QuantizedTensor, Reference
+from quantlab.core import Format, QuantizedTensor
 from quantlab.errors import unknown
-from quantlab.formats.int_affine import BitPlanes, IntAffine
-from quantlab.layout import layout
+from quantlab.formats import int_affine
 
-_PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.NUMERIC, "same codes for the same scale; our own packing")
-
-
-def _int(name: str, bits: int, group: int | None) -> Format:
-    stored = torch.float32 if group is None else torch.float16  # one scale a row is few enough to keep it exact
-    grid, packing = IntAffine(bits, group, scale_dtype=stored), BitPlanes(bits, scale_dtype=stored)
-    return Format(name, grid, packing, layout(name), _PLAIN)
-
-
-FORMATS = {
-    fmt.name: fmt
-    for fmt in (
-        _int("int8", 8, None),
-        _int("int4_g128", 4, 128),
-        _int("int4_g32", 4, 32),
-        _int("int3_g128", 3, 128),
-        _int("int2_g128", 2, 128),
-    )
+BUILDERS: dict[str, Callable[..., Format]] = {
+    **int_affine.BUILDERS,
 }
+FORMATS: dict[str, Format] = {name: build() for name, build in BUILDERS.items()}
 
 
-def get(name: str) -> Format:
-    """The format of this name; an unknown name raises with the nearest one."""
+def get(name: str, **options: object) -> Format:
+    """The format of this name, with the options that its builder takes.
+
+    Raises ValueError for an unknown name (with the nearest one) or an unknown option (with those there are).
+    """
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
-    return FORMATS[name]
+    if not options:
+        return FORMATS[name]
+    known = inspect.signature(BUILDERS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
+    return BUILDERS[name](**options)
 
 
-def quantize_tensor(W: Tensor, fmt: str) -> QuantizedTensor:
+def quantize_tensor(W: Tensor, fmt: str, *, importance: Tensor | None = None, **options: object) -> QuantizedTensor:
     """Round a weight matrix W [n, k] to the nearest levels of a format.
 
-    Raises ValueError for an unknown name, weights that are not finite, or rows that do not divide into groups.
+    `importance` [k] weighs the errors of the columns (K-quants and their kin); the other options are the format's own,
+    as in `quantize_tensor(W, "nf4", block=128)`. Raises ValueError for an unknown name or option, weights that are not
+    finite, or rows that do not divide into groups.
     """
-    return get(fmt).quantize(W)
+    return get(fmt, **options).quantize(W, importance)

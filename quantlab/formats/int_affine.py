@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantlab.core import Params, Parts
+from quantlab.core import Fidelity, Format, Params, Parts, Reference
+from quantlab.layout import layout
 
 
 def smallest_scale(dtype: torch.dtype) -> float:
@@ -61,7 +62,7 @@ class IntAffine:
             raise ValueError(f"rows of {W.shape[1]} weights do not divide into groups of {g}; choose a divisor of k")
         return W.float().reshape(W.shape[0], -1, g)
 
-    def fit(self, W: Tensor) -> Params:
+    def fit(self, W: Tensor, importance: Tensor | None = None) -> Params:
         """scale [n, k/g] in float32, rounded to what is stored; zero [n, k/g], a whole number or the middle."""
         groups = self._groups(W)
         steps = 2**self.bits - 1
@@ -79,15 +80,25 @@ class IntAffine:
             zero = (-low / scale).round().clamp(0, steps)
         return {"scale": scale, "zero": zero}
 
-    def encode(self, W: Tensor, p: Params) -> Tensor:
-        """The nearest level of each weight, uint8 [n, k]; halfway between two, the even one counted from the middle."""
+    def snap(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Codes as floats, element by element (the three broadcast): what GPTQ asks for, one column at a time.
+
+        Halfway between two levels, the even one counted from the middle.
+        """
         middle = 2 ** (self.bits - 1)
-        q: Tensor = (self._groups(W) / p["scale"][..., None] + (p["zero"][..., None] - middle)).round() + middle
-        return q.clamp(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
+        return ((w / scale + (zero - middle)).round() + middle).clamp(0, 2**self.bits - 1)
+
+    def value(self, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """s * (q - z), element by element."""
+        return (q - zero) * scale
+
+    def encode(self, W: Tensor, p: Params) -> Tensor:
+        """The nearest level of each weight, uint8 [n, k]."""
+        return self.snap(self._groups(W), p["scale"][..., None], p["zero"][..., None]).to(torch.uint8).flatten(1)
 
     def decode(self, q: Tensor, p: Params) -> Tensor:
         """s * (q - z), float32 [n, k]."""
-        return ((self._groups(q) - p["zero"][..., None]) * p["scale"][..., None]).flatten(1)
+        return self.value(self._groups(q), p["scale"][..., None], p["zero"][..., None]).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -120,3 +131,21 @@ class BitPlanes:
         scale = parts["scale"].float()
         zero = torch.full_like(scale, 2 ** (self.bits - 1)) if self.symmetric else parts["zero"].float()
         return q.reshape(shape), {"scale": scale, "zero": zero}
+
+
+_PLAIN = Reference("compressed-tensors", "0.19.0", Fidelity.NUMERIC, "same codes for the same scale; our own packing")
+
+
+def _build(name: str, bits: int, group: int | None) -> Format:
+    stored = torch.float32 if group is None else torch.float16  # one scale a row is few enough to keep it exact
+    grid, packing = IntAffine(bits, group, scale_dtype=stored), BitPlanes(bits, scale_dtype=stored)
+    return Format(name, grid, packing, layout(name), _PLAIN)
+
+
+BUILDERS = {
+    "int8": lambda: _build("int8", 8, None),
+    "int4_g128": lambda: _build("int4_g128", 4, 128),
+    "int4_g32": lambda: _build("int4_g32", 4, 32),
+    "int3_g128": lambda: _build("int3_g128", 3, 128),
+    "int2_g128": lambda: _build("int2_g128", 2, 128),
+}

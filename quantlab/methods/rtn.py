@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from quantlab.core import Format, QuantizedTensor
+from quantlab.core import Format, LayerStats, QuantizedTensor
 
 
-def rtn(W: Tensor, stats: None, fmt: Format) -> QuantizedTensor:
-    """W [n, k] -> its nearest levels in `fmt`; `stats` is unused and must be None."""
+def rtn(W: Tensor, stats: LayerStats | None, fmt: Format) -> QuantizedTensor:
+    """W [n, k] -> its nearest levels in `fmt`; `stats` makes no difference."""
     return fmt.quantize(W)

@@ -86,7 +86,8 @@ class IntAffine:
         Halfway between two levels, the even one counted from the middle.
         """
         middle = 2 ** (self.bits - 1)
-        return ((w / scale + (zero - middle)).round() + middle).clamp(0, 2**self.bits - 1)
+        q: Tensor = (w / scale + (zero - middle)).round() + middle
+        return q.clamp(0, 2**self.bits - 1)
 
     def value(self, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """s * (q - z), element by element."""

@@ -5,6 +5,7 @@
 
 - README.md, between the markers: the launch badges, from docs/launch.toml
 - binder/requirements.txt: what Binder installs, from requirements.lock (CPU torch, no vLLM, no quantizers)
+- docs/formats.md: every format and method, from the catalogs of the library
 """
 
 from __future__ import annotations
@@ -54,11 +55,48 @@ def binder_requirements() -> str:
     return "\n".join([*head, *pins]) + "\n"
 
 
+def formats() -> str:
+    """Every format of the catalog: its bytes, and the library that it equals; every method and its source."""
+    from quantlab.formats.catalog import FORMATS, options
+    from quantlab.methods.catalog import METHODS
+
+    lines = [
+        "# Formats and methods",
+        "",
+        "Written by `python tools/generate.py` from `quantlab.formats.catalog` and `quantlab.methods.catalog`.",
+        "",
+        '`quantlab.quantize_tensor(W, "NAME", **options)` stores a weight matrix; `to_bytes()` gives the bytes',
+        "that the reference library stores. Proofs: `tests/reference`; laws that all keep: `tests/conformance`.",
+        "",
+        "## Formats",
+        "",
+        "| name | bits a weight | block | how the bytes are spent | equal to | how close | options |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, fmt in FORMATS.items():
+        reference, block = fmt.reference, fmt.layout.block if fmt.layout.block > 1 else "none"
+        taken = ", ".join(f"`{option}`" for option in (*options(name), *(["importance"] * fmt.uses_importance)))
+        how = f"{reference.fidelity.value}: {reference.note}" if reference.note else reference.fidelity.value
+        cells = [f"`{name}`", f"{fmt.layout.bits_per_weight:.4g}", block, fmt.layout.note]
+        lines.append(_row(*cells, f"{reference.package} {reference.version}", how, taken))
+    lines += ["", "## Methods", "", "| name | what it does | needs calibration | source |", "|---|---|---|---|"]
+    lines += [_row(f"`{m.name}`", m.summary, "yes" if m.needs_stats else "no", m.source) for m in METHODS.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    wanted = {ROOT / "README.md": readme(), ROOT / "binder/requirements.txt": binder_requirements()}
+    wanted = {
+        ROOT / "README.md": readme(),
+        ROOT / "binder/requirements.txt": binder_requirements(),
+        ROOT / "docs/formats.md": formats(),
+    }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         print(f"{path.relative_to(ROOT)}: " + ("out of date; run python tools/generate.py" if check else "written"))

@@ -25,27 +25,32 @@ BUILDERS: dict[str, Callable[..., Format]] = {
 FORMATS: dict[str, Format] = {name: build() for name, build in BUILDERS.items()}
 
 
-def get(name: str, **options: object) -> Format:
-    """The format of this name, with the options that its builder takes.
+def options(name: str) -> tuple[str, ...]:
+    """The options that a format takes."""
+    return tuple(inspect.signature(BUILDERS[name]).parameters)
+
+
+def get(name: str, **chosen: object) -> Format:
+    """The format of this name, with some of its options chosen.
 
     Raises ValueError for an unknown name (with the nearest one) or an unknown option (with those there are).
     """
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
-    if not options:
+    if not chosen:
         return FORMATS[name]
-    known = inspect.signature(BUILDERS[name]).parameters
-    for option in options:
+    known = options(name)
+    for option in chosen:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
-    return BUILDERS[name](**options)
+    return BUILDERS[name](**chosen)
 
 
-def quantize_tensor(W: Tensor, fmt: str, *, importance: Tensor | None = None, **options: object) -> QuantizedTensor:
+def quantize_tensor(W: Tensor, fmt: str, *, importance: Tensor | None = None, **chosen: object) -> QuantizedTensor:
     """Round a weight matrix W [n, k] to the nearest levels of a format.
 
     `importance` [k] weighs the errors of the columns (K-quants and their kin); the other options are the format's own,
     as in `quantize_tensor(W, "nf4", block=128)`. Raises ValueError for an unknown name or option, weights that are not
     finite, or rows that do not divide into groups.
     """
-    return get(fmt, **options).quantize(W, importance)
+    return get(fmt, **chosen).quantize(W, importance)

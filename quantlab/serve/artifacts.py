@@ -55,6 +55,27 @@ def gguf_for(model: str, fmt: str | None = None, say: Say = lambda _: None) -> A
     return Artifact(path.absolute(), name, header.window, header.has_chat_template)
 
 
+def folder_for(model: str, fmt: str | None = None, say: Say = lambda _: None) -> Artifact:
+    """The folder of a model, quantized or not, for an engine that reads Hugging Face checkpoints as they are."""
+    from quantlab.models.folder import examine, read_json
+    from quantlab.models.load import resolve
+
+    if fmt is not None:
+        raise UsageError("this engine serves a checkpoint as it is; leave out --format, or quantize the folder first")
+    if model.lower().endswith(".gguf"):
+        raise UsageError(f"{model} is a GGUF file; this engine needs a model folder, llama.cpp serves GGUF files")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        name = folder.resolve().name
+    else:
+        source = resolve(model)
+        folder, name = source.folder, source.name
+    window = examine(folder).config.get("max_position_embeddings")
+    template = folder / "tokenizer_config.json"
+    chat = (folder / "chat_template.jinja").is_file() or (template.is_file() and "chat_template" in read_json(template))
+    return Artifact(folder.absolute(), name, window, chat)
+
+
 def _converted(model: str, fmt: str, say: Say) -> tuple[Path, str]:
     """The cached file, made if it is not there, and the name under which the model is served."""
     from quantlab.models.load import resolve

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from quantlab.errors import unknown
-from quantlab.serve.artifacts import Artifact, Say, gguf_for
+from quantlab.serve.artifacts import Artifact, Say, folder_for, gguf_for
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,57 @@ def _llama_cpp_missing() -> str | None:
     )
 
 
+def _settings(job: Job) -> str:
+    """The first line of a server's stdin."""
+    artifact = job.artifact
+    return json.dumps(
+        {
+            "path": str(artifact.path),
+            "model": artifact.model,
+            "context": job.context,
+            "threads": job.threads,
+            "socket": job.socket,
+            "key": job.key,
+        }
+    )
+
+
 def _llama_cpp_launch(job: Job) -> Launch:
-    settings = {
-        "path": str(job.artifact.path),
-        "model": job.artifact.model,
-        "context": job.context,
-        "threads": job.threads,
-        "socket": job.socket,
-        "key": job.key,
-    }
     process = own_python("quantlab.serve.llama_cpp_server")
-    return Launch(process.argv, process.environment, json.dumps(settings))
+    return Launch(process.argv, process.environment, _settings(job))
 
 
-ENGINES = {"llama.cpp": Engine("llama.cpp", _llama_cpp_missing, gguf_for, _llama_cpp_launch)}
+def vllm_python() -> Path | None:
+    """The Python of the environment that holds vLLM: QUANTLAB_VLLM names it, or a `vllm` command on the PATH does."""
+    if chosen := os.environ.get("QUANTLAB_VLLM"):
+        place = Path(chosen).expanduser()
+        return place / "bin/python" if place.is_dir() else place
+    command = shutil.which("vllm")
+    if command is None:
+        return None
+    first = Path(command).read_bytes().partition(b"\n")[0]
+    return Path(os.fsdecode(first[2:]).strip()) if first.startswith(b"#!") else None
+
+
+def _vllm_missing() -> str | None:
+    python = vllm_python()
+    if python is not None and python.is_file():
+        return None
+    found = f"{python} is no Python" if python else "no vllm command is on the PATH"
+    return f"vLLM is not found ({found}); install it in an environment of its own and set QUANTLAB_VLLM to its folder"
+
+
+def _vllm_launch(job: Job) -> Launch:
+    python = vllm_python()
+    assert python, "missing() was asked before"
+    script = Path(__file__).with_name("vllm_server.py")
+    return Launch([str(python), "-P", "-u", str(script)], {}, _settings(job))
+
+
+ENGINES = {
+    "llama.cpp": Engine("llama.cpp", _llama_cpp_missing, gguf_for, _llama_cpp_launch),
+    "vllm": Engine("vllm", _vllm_missing, folder_for, _vllm_launch, grace_s=15.0),
+}
 
 
 def engine(name: str) -> Engine:

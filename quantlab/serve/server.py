@@ -177,9 +177,11 @@ class Server:
             raise QuantlabError(f"the server could not be started: {answer.get('error') or self._why()}")
 
     def _wait_until_ready(self, name: str) -> None:
-        started = time.monotonic()
+        started, said = time.monotonic(), -1
         while (waited := time.monotonic() - started) < self._timeout_s:
-            self._say(f"waiting for {self.engine.name} to load {name} ({waited:.0f} s)")
+            if int(waited) > said:  # an engine that opens its port late refuses many times a second
+                said = int(waited)
+                self._say(f"waiting for {self.engine.name} to load {name} ({said} s)")
             patience = min(2.0 if waited < 20 else 10.0, self._timeout_s - waited)
             with suppress(QuantlabError):  # the connection waits until the model is loaded, or breaks
                 if name in self.client.models(patience):

@@ -19,6 +19,7 @@ _HOME = {
     "quantize_tensor": "quantlab.formats.catalog",
     "compare": "quantlab.evaluate.compare",
     "load": "quantlab.models.load",
+    "quantize": "quantlab.models.quantize",
     "Server": "quantlab.serve.server",
 }
 __all__ = [*_HOME, "__version__"]

@@ -1,7 +1,8 @@
-"""Where the bundled files are: in a checkout of the repository, or inside the installed package."""
+"""Where files are: those that come with quantlab, and those that it makes once and keeps."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from quantlab.errors import QuantlabError
@@ -20,3 +21,10 @@ def bundled(name: str) -> Path:
     if not path.exists():
         raise QuantlabError(f"the bundled {name} is missing from this installation; install quantlab again")
     return path
+
+
+def cache_folder() -> Path:
+    """The folder of everything that can be made again: `QUANTLAB_CACHE`, or `quantlab` in the user's cache."""
+    if chosen := os.environ.get("QUANTLAB_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantlab"

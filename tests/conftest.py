@@ -26,6 +26,8 @@ from quantlab.cli import group, guard
 from quantlab.models.bundled import tiny_folder as bundled_folder
 
 if TYPE_CHECKING:
+    from ggml_oracle import Ggml
+
     from quantlab.models.load import LoadedModel
 
 
@@ -68,6 +70,15 @@ def llama_cpp() -> ModuleType:
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def ggml(llama_cpp: ModuleType) -> Iterator[Ggml]:
+    """llama.cpp's C quantizers, in a child process (tests/ggml_oracle.py)."""
+    from ggml_oracle import Ggml, library_of
+
+    with Ggml(library_of(llama_cpp)) as oracle:
+        yield oracle
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Each row has a budget from the course's design; a row over its budget is marked,
 from __future__ import annotations
 
 import argparse
+import importlib
 import platform
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from versus import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -89,6 +91,28 @@ def explorer_move() -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
+def rounding_explorer_move() -> float:
+    """The same for lesson 2's three explorers, each control in turn, over all of its values; the slowest counts."""
+    code = (
+        "import statistics, time\n"
+        "from quantlab.lesson.lesson2.own_matrix import layer_weights\n"
+        "from quantlab.widgets import levels_explorer, salience_explorer, weight_explorer\n"
+        "W, worst = layer_weights('model.layers.1.self_attn.k_proj'), 0\n"
+        "for explorer in (levels_explorer(W), weight_explorer(W), salience_explorer()):\n"
+        "    explorer.static().svg()\n"
+        "    times = []\n"
+        "    for at in range(100):\n"
+        "        control = explorer.controls[at % len(explorer.controls)]\n"
+        "        started = time.perf_counter()\n"
+        "        explorer.move(control.name, control.options[at * 7 % len(control.options)])\n"
+        "        explorer.static().svg()\n"
+        "        times.append(time.perf_counter() - started)\n"
+        "    worst = max(worst, statistics.quantiles(times, n=20)[-1] * 1000)\n"
+        "print(worst)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
 ROWS = (
     Row("import quantlab", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab")),
     Row("import quantlab.plan", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab.plan.memory")),
@@ -98,29 +122,76 @@ ROWS = (
     Row("lesson 1, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/01_the_memory_problem.ipynb")[0]),
     Row("lesson 1, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/01_the_memory_problem.ipynb")[1]),
     Row("lab 1 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/01_fit_a_model.ipynb")[0]),
+    Row("lesson 2, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/02_rounding_to_levels.ipynb")[0]),
+    Row("lesson 2, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/02_rounding_to_levels.ipynb")[1]),
+    Row("lesson 2, explorers, one move (p95)", "ms", 100, 3, rounding_explorer_move),
+    Row("lab 2 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/02_round_it_yourself.ipynb")[0]),
 )
+
+
+FORMATS = ("bench_codebooks", "bench_gguf", "bench_kquants")  # files beside this one, each with ROWS of Versus
+
+
+def budgets(only: str) -> tuple[list[str], bool]:
+    """A table row for each figure with a budget, and whether one is over it."""
+    lines, over = [], False
+    for row in (r for r in ROWS if only in r.name):
+        median = statistics.median(row.measure() for _ in range(row.repeats))
+        mark = "" if median <= row.budget else " **over**"
+        over |= bool(mark)
+        lines.append(f"| {row.name} | {median:.3g} {row.unit} | {row.budget:g} {row.unit}{mark} | {row.repeats} |")
+        print(lines[-1], flush=True)
+    return lines, over
+
+
+def against_references(only: str) -> tuple[list[str], bool]:
+    """A table row for each comparison with a reference library, and whether one falls short of its reach."""
+    lines, short = [], False
+    for row in (r for name in FORMATS for r in importlib.import_module(name).ROWS if only in r.name):
+        result = measure(row)
+        mark = "" if result.ratio >= row.reach else " **short**"
+        short |= bool(mark)
+        ours, theirs = (f"{side:.3g} {row.unit}" for side in (result.ours, result.theirs))
+        ratio = f"{result.ratio:.2f}x"
+        lines.append(f"| {row.name} | {ours} | {theirs} | {row.against} | {ratio} | {row.reach:g}x{mark} |")
+        print(lines[-1], flush=True)
+    return lines, short
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows whose name contains this")
     args = parser.parse_args()
-    lines, over = [], False
-    for row in (r for r in ROWS if args.only in r.name):
-        median = statistics.median(row.measure() for _ in range(row.repeats))
-        mark = "" if median <= row.budget else " **over**"
-        over |= bool(mark)
-        lines.append(f"| {row.name} | {median:.3g} {row.unit} | {row.budget:g} {row.unit}{mark} | {row.repeats} |")
-        print(lines[-1], flush=True)
+    lines, over = budgets(args.only)
+    versus, short = against_references(args.only)
     if not args.only:
-        head = (
-            f"# Benchmarks\n\nWritten by `make bench` on {time.strftime('%Y-%m-%d')}: {platform.machine()}, "
-            f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python "
-            f"{platform.python_version()}. Medians of whole processes.\n\n"
-            "| what | median | budget | runs |\n|---|---|---|---|\n"
+        where = (
+            f"{platform.machine()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+            f"Python {platform.python_version()}"
         )
-        (ROOT / "docs/benchmarks.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(1 if over else 0)
+        page = [
+            "# Benchmarks",
+            "",
+            f"Written by `make bench` on {time.strftime('%Y-%m-%d')}: {where}. Medians of whole processes.",
+            "",
+            "| what | median | budget | runs |",
+            "|---|---|---|---|",
+            *lines,
+            "",
+            "## Formats against the reference libraries",
+            "",
+            "Ours and theirs take turns in one run, in processes that are warm; medians. The ratio is theirs / ours.",
+            "",
+            "| what | ours | theirs | against | ratio | to reach |",
+            "|---|---|---|---|---|---|",
+            *versus,
+            "",
+        ]
+        methods = ROOT / "docs/benchmarks_methods.md"
+        page += ["Methods against the reference libraries: [benchmarks_methods.md](benchmarks_methods.md)."]
+        assert methods.exists(), "python tools/bench_methods.py writes it"
+        (ROOT / "docs/benchmarks.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    sys.exit(1 if over or short else 0)
 
 
 if __name__ == "__main__":

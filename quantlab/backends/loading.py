@@ -14,13 +14,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from quantlab.backends import bitsandbytes
 from quantlab.errors import unknown
+from quantlab.models.folder import examine
 from quantlab.models.load import ModelSource, quiet, resolve
 
 _SETTINGS: dict[str, dict[str, Any] | None] = {
@@ -64,6 +68,24 @@ def load_in(model: str | ModelSource, fmt: str, device: str = "cpu") -> Weighed:
         )
     seconds = time.perf_counter() - started
     return Weighed(fmt, loaded, stored_bytes(loaded), loaded.get_memory_footprint(return_buffers=False), seconds)
+
+
+def logits_of(folder: Path, ids: Tensor) -> Tensor:
+    """What transformers predicts from a checkpoint as it lies on the disk, quantized or not: [b, t] -> [b, t, vocab].
+
+    On the CPU in float32, from weights in bfloat16: a compressed-tensors checkpoint is dequantized by its own library.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    unpack = {}
+    if "quantization_config" in examine(folder).config:
+        unpack["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    with quiet(), redirect_stderr(StringIO()):  # its progress bars cannot be turned off
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True, **unpack)
+    with torch.inference_mode():
+        logits: Tensor = model.float()(ids).logits
+    return logits
 
 
 def stored_bytes(model: nn.Module) -> dict[str, int]:

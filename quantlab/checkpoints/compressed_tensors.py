@@ -1,7 +1,7 @@
 """Write and check a compressed-tensors checkpoint of integer weights: what vLLM and transformers load by themselves.
 
     config.json          the model's own, and `quantization_config`: bits, group size, symmetric or not, layers left out
-    model.safetensors    NAME.weight_packed   int32   codes, 32/bits of them in a word
+    model.safetensors    NAME.weight_packed   int32   codes, packed end to end into words
                          NAME.weight_scale    [n, k/g]
                          NAME.weight_shape    [n, k], since the last word of a row may be part empty
                          every other tensor as it was
@@ -93,7 +93,7 @@ def _check_layer(name: str, entries: Mapping[str, Entry], read: Mapping[str, Ten
             raise QuantlabError(f"{name} has packed weights but no {part}; write the checkpoint again")
     n, k = (int(size) for size in read[f"{name}.weight_shape"])
     scale = read[f"{name}.weight_scale"]
-    words = math.ceil(k / (32 // grid.bits))
+    words = math.ceil(k * grid.bits / 32)
     if (shape := entries[f"{name}.weight_packed"].shape) != (n, words):
         raise QuantlabError(
             f"{name} has packed weights of shape {list(shape)}; {grid.bits}-bit codes of [{n}, {k}] need [{n}, {words}]"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from quantlab.core import QuantizedTensor
@@ -21,6 +22,7 @@ from quantlab.evaluate.windows import evaluation_texts, make_windows
 from quantlab.models.load import LoadedModel
 
 CONTEXT = 512
+Replaced = Mapping[str, Tensor | QuantizedTensor]
 
 
 class Judge:
@@ -33,11 +35,18 @@ class Judge:
         self._model = loaded.model
         self._baseline = Baseline(TorchLogits(loaded.model), windows, vocab)
 
-    def quality(self, weights: Mapping[str, Tensor | QuantizedTensor]) -> Quality:
+    def quality(self, weights: Replaced) -> Quality:
         """Perplexity, KL divergence and top-token agreement with the weights of these layers replaced.
 
         weights: layer name, such as `model.layers.0.mlp.up_proj` -> W_hat [n, k], or what dequantizes to it. The model
         itself is not changed.
         """
+        return measure(self._source(weights), self._baseline)
+
+    def logits(self, weights: Replaced, ids: Tensor) -> Tensor:
+        """The logits [b, t, vocab] of token ids [b, t] with these weights replaced."""
+        return torch.stack(list(self._source(weights)(ids.tolist())))
+
+    def _source(self, weights: Replaced) -> TorchLogits:
         plain = {f"{name}.weight": W if isinstance(W, Tensor) else W.dequantize() for name, W in weights.items()}
-        return measure(TorchLogits(self._model, plain), self._baseline)
+        return TorchLogits(self._model, plain)

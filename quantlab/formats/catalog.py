@@ -4,8 +4,8 @@ Each file of this package ends with its `BUILDERS`: name -> a function that buil
 are the format's options. A new format is one file there and one line here.
 
 >>> import torch
->>> quantize_tensor(torch.randn(4, 256), "int4_g128").bits_per_weight
-4.125
+>>> quantize_tensor(torch.randn(8, 256), "awq_int4_g128").bits_per_weight
+4.15625
 """
 
 from __future__ import annotations
@@ -17,10 +17,30 @@ from torch import Tensor
 
 from quantlab.core import Format, QuantizedTensor
 from quantlab.errors import unknown
-from quantlab.formats import int_affine
+from quantlab.formats import (
+    awq_pack,
+    fp8,
+    gguf_iq4,
+    gguf_k_lines,
+    gguf_k_scales,
+    gguf_legacy,
+    gptq_pack,
+    mx,
+    nf4,
+    pack_quantized,
+)
 
 BUILDERS: dict[str, Callable[..., Format]] = {
-    **int_affine.BUILDERS,
+    **pack_quantized.BUILDERS,
+    **awq_pack.BUILDERS,
+    **gptq_pack.BUILDERS,
+    **nf4.BUILDERS,
+    **mx.BUILDERS,
+    **fp8.BUILDERS,
+    **gguf_legacy.BUILDERS,
+    **gguf_iq4.BUILDERS,
+    **gguf_k_scales.BUILDERS,
+    **gguf_k_lines.BUILDERS,
 }
 FORMATS: dict[str, Format] = {name: build() for name, build in BUILDERS.items()}
 

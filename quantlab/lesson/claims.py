@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,10 +27,23 @@ from quantlab.lesson.ledger.verdicts import OPEN, Finding
 
 SOURCES = {"G": "a practitioner's guide to AWQ", "L": "a five-concept lesson on quantization"}
 
+
+def _later(module: str, name: str) -> Callable[..., Finding]:
+    """A check whose module is imported when it is run: what needs torch does not slow down what does not."""
+
+    def run(**inputs: Any) -> Finding:
+        check: Callable[..., Finding] = getattr(import_module(f"quantlab.lesson.ledger.{module}"), name)
+        return check(**inputs)
+
+    return run
+
+
 CHECKS: Mapping[str, Callable[..., Finding]] = {
     "M1": fitting.m1, "M2": fitting.m2, "M3": fitting.m3, "M4": fitting.m4, "M5": fitting.m5, "M6": fitting.m6,
     "M7": fitting.m7, "M8": tables.m8, "M9": tables.m9, "M10": fitting.m10, "M11": fitting.m11, "M12": tables.m12,
     "M13": tables.m13,
+    **{f"R{number}": _later("rounding", f"r{number}") for number in (1, 2, 3, 8)},
+    **{f"R{number}": _later("measured", f"r{number}") for number in (4, 5, 6, 7)},
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,8 +91,12 @@ class Exercise:
 
 
 def source(thing: Any) -> str:
-    """The code of a function, or a value as it would be typed."""
-    return textwrap.dedent(inspect.getsource(thing)).rstrip() if callable(thing) else repr(thing)
+    """The code of a function as a learner would type it, without type hints, or a value."""
+    if not callable(thing):
+        return repr(thing)
+    code = textwrap.dedent(inspect.getsource(thing)).rstrip()
+    plain = f"def {thing.__name__}({', '.join(inspect.signature(thing).parameters)}):"
+    return re.sub(rf"^def {thing.__name__}\(.*?\)( -> [^:]+)?:$", plain, code, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
 def judge_on_cases(cases: Callable[[random.Random], list[judging.Case]], tolerance: float = 1e-6) -> Judge:

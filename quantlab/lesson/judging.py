@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 from quantlab.lesson.message import Kind, number
 
@@ -30,6 +30,16 @@ class Case:
     name: str
     arguments: tuple[Any, ...]
     right: float
+
+
+class Called(Protocol):
+    """What `call` needs of a case."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def arguments(self) -> tuple[Any, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def on_cases(
     """Judge a function that is called as `like` is and returns a number; `tolerance` is relative."""
     if is_untouched(answer):
         return NOT_YET
-    if reason := _cannot_call(answer, like):
+    if reason := cannot_call(answer, like):
         return Verdict(Kind.WRONG, (reason,))
     try:
         given = [call(answer, case) for case in cases]
@@ -91,7 +101,7 @@ def agree(given: Sequence[float], right: Sequence[float], tolerance: float) -> b
     return all(math.isclose(g, r, rel_tol=tolerance) for g, r in zip(given, right, strict=True))
 
 
-def call(answer: Callable[..., Any], case: Case) -> Any:
+def call(answer: Callable[..., Any], case: Called) -> Any:
     """The answer's result on a copy of the arguments; numbers of torch and NumPy become Python's."""
     try:
         value = answer(*copy.deepcopy(case.arguments))
@@ -114,7 +124,8 @@ def not_a_number(value: object) -> str:
     return "" if math.isfinite(value) else f"{value}: a finite number is wanted."
 
 
-def _cannot_call(answer: Any, like: Callable[..., float]) -> str:
+def cannot_call(answer: Any, like: Callable[..., Any]) -> str:
+    """Why this cannot be called as `like` is, or ''."""
     wanted = f"`{like.__name__}{_plain(inspect.signature(like))}`"
     if not callable(answer):
         return f"Pass the function {wanted} itself, without calling it; this is {_short(answer)}."

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from quantlab.assets import cache_folder
 from quantlab.atomic import explained
 from quantlab.plan.gpus import GIB
 from quantlab.plan.memory import memory
@@ -65,8 +66,6 @@ def setting() -> Setting:
 
 def workshop(lab: int, here: Setting) -> Path:
     """A folder for what a lab makes of a model, kept so that a second run finds it; remove it to begin anew."""
-    from quantlab.serve.places import cache_folder
-
     folder = cache_folder() / "labs" / f"{lab:02d}-{here.planned}"
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

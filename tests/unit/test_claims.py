@@ -20,6 +20,8 @@ FOUND = {
     "M1": "holds if", "M2": "holds", "M3": "does not hold", "M4": "does not hold", "M5": "does not hold",
     "M6": "does not hold", "M7": "holds if", "M8": "holds if", "M9": "holds if", "M10": "holds", "M11": "does not hold",
     "M12": "holds if", "M13": "holds if",
+    "R1": "holds", "R2": "does not hold", "R3": "holds if", "R4": "holds if", "R5": "holds if", "R6": "holds if",
+    "R7": "holds", "R8": "holds if",
 }  # fmt: skip
 
 # one change of an input for each check, and the verdict that must follow
@@ -37,6 +39,14 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "M11": ({"memory_gb": 200}, "holds"),
     "M12": ({"batches": [12], "contexts": [4096]}, "holds"),
     "M13": ({"tolerance": 0.2}, "holds"),
+    "R1": ({"bits": 3}, "holds if"),
+    "R2": ({"says_value": 0.723, "says_error": 0.1}, "holds"),
+    "R3": ({"claimed_uneven": "fp4"}, "holds"),
+    "R4": ({"sure": 1e6}, "holds"),
+    "R5": ({"repaired": 0.01, "table": {}}, "holds"),
+    "R6": ({"sure": 1e-9, "small_scale": 1.1, "large_scale": 1.25}, "holds"),
+    "R7": ({"sure": 1e6}, "holds if"),
+    "R8": ({"significant_percent": 1}, "holds"),
 }
 
 
@@ -50,7 +60,7 @@ def test_no_claim_is_missing() -> None:
         assert entry.source_names
 
 
-def test_lesson_1_is_answered_and_the_rest_is_open() -> None:
+def test_lessons_1_and_2_are_answered_and_the_rest_is_open() -> None:
     answers = {answer.claim.id: answer for answer in check_all()}
     assert {i: a.verdict for i, a in answers.items() if a.verdict != "open"} == FOUND
     assert set(CHECKS) == set(FOUND)
@@ -100,9 +110,9 @@ def test_the_verdict_is_read_off_the_parts() -> None:
 
 
 def test_no_verdict_is_typed_into_the_ledger() -> None:
-    from quantlab.lesson.ledger import fitting, tables
+    from quantlab.lesson.ledger import fitting, measured, rounding, tables
 
-    for path in (fitting.__file__, tables.__file__):
+    for path in (module.__file__ for module in (fitting, measured, rounding, tables)):
         with open(path, encoding="utf-8") as file:
             assert not re.search(r"HOLDS|\"(holds( if)?|does not hold)\"|judge", file.read())
     assert all("verdict" not in entry.inputs for entry in claims().values())

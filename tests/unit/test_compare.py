@@ -114,7 +114,8 @@ def _check_sizes(rows: dict[str, Any], folder: Path) -> None:
     assert rows["f16"]["nbytes"] == pytest.approx(weights, rel=0.02), "as many bytes, and the tokenizer"
     assert rows["bf16"]["bits_per_weight"] == rows["f16"]["bits_per_weight"] == 16
     assert rows["nf4"]["bits_per_weight"] == layout("nf4").bits_per_weight
-    assert rows["int2_g128"]["bits_per_weight"] == layout("int2_g128").bits_per_weight
+    shapes = pytest.approx(layout("int2_g128").bits_per_weight, rel=0.002)  # 16 bytes a matrix hold its shape
+    assert rows["int2_g128"]["bits_per_weight"] == shapes
     assert 8 < rows["int8"]["bits_per_weight"] < 8.1
     assert 4.5 < rows["q4_k_m"]["bits_per_weight"] < 5.2
     sizes = [rows[fmt]["nbytes"] for fmt in ("bf16", "int8", "nf4", "int2_g128")]

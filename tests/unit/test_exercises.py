@@ -40,6 +40,12 @@ def test_the_catalog_finds_lesson_1() -> None:
     assert catalog.predictions(1)
 
 
+def test_the_catalog_finds_lesson_2() -> None:
+    names = {"asymmetric", "e4m3", "groups", "nf4_codes", "own_matrix", "own_prompt", "q4_0_block"}
+    assert set(catalog.exercises(2)) == names
+    assert set(catalog.predictions(2)) == {"same_word"}
+
+
 @pytest.mark.parametrize(("lesson", "name"), EXERCISES)
 class TestEveryExercise:
     def test_the_solution_passes(self, lesson: int, name: str) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from quantlab.formats.catalog import quantize_tensor
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
-from ggml_oracle import Ggml, library_of
-from versus import Measure, Versus
+from ggml_oracle import Ggml, library_of  # noqa: E402
+from versus import Measure, Versus  # noqa: E402
 
 
 @functools.cache

@@ -4,9 +4,9 @@
 
 Each quantizer runs in a process of its own (tools/reference_quantizers), all of them on the same calibration tokens,
 with the same group and asymmetric levels, embeddings and head kept. Their weights are then measured alike: KL
-divergence to the bfloat16 model, on the bundled evaluation stories. What was done stays in --work and is not done again, so that
-an hour of reference runs can be interrupted; delete a file there to repeat it. Seconds and memory mean little on a busy
-machine: repeat those runs on a quiet one.
+divergence to the bfloat16 model, on the bundled evaluation stories. What was done stays in --work and is not done
+again, so that an hour of reference runs can be interrupted; delete a file there to repeat it. Seconds and memory mean
+little on a busy machine: repeat those runs on a quiet one.
 """
 
 from __future__ import annotations

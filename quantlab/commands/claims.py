@@ -24,17 +24,17 @@ def command(claim_id: str | None, as_json: bool) -> None:
 
     With an ID such as M6, everything about that claim.
     """
-    from quantlab.lesson import claims as ledger
-
-    if as_json:
-        rows = ledger.check(claim_id).to_json() if claim_id else [answer.to_json() for answer in ledger.check_all()]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-
     from rich.console import Console
 
-    console = Console()
-    console.print(_one(ledger.check(claim_id)) if claim_id else _all(ledger.check_all()))
+    from quantlab.lesson import claims as ledger
+
+    with Console(stderr=True).status("Checking: some claims are measured on the bundled model, now"):
+        answers = [ledger.check(claim_id)] if claim_id else ledger.check_all()
+    if as_json:
+        rows = [answer.to_json() for answer in answers]
+        click.echo(json.dumps(rows[0] if claim_id else rows, indent=2, ensure_ascii=False))
+        return
+    Console().print(_one(answers[0]) if claim_id else _all(answers))
 
 
 def _verdict(answer: Answer) -> str:

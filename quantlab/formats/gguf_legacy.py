@@ -70,6 +70,11 @@ def inverse_of(d: Tensor) -> Tensor:
     return d.reciprocal().masked_fill_(d == 0, 0)
 
 
+def zero_where_(mask: Tensor, q: Tensor) -> Tensor:
+    """Codes 0 where `mask` says so, in place; it rarely does, and looking is cheaper than filling."""
+    return q.masked_fill_(mask, 0) if mask.any() else q
+
+
 @dataclass(frozen=True)
 class Centred:
     """Q4_0 and Q5_0: levels d * (-middle .. middle - 1).
@@ -106,11 +111,11 @@ class Centred:
 
         def half_up(part: Tensor, inverse: Tensor) -> Tensor:
             q = (part * inverse).add_(middle + 0.5).clamp_(max=top)  # converting to uint8 cuts the fraction off
-            return q.masked_fill_(inverse.isinf(), 0)
+            return zero_where_(inverse.isinf(), q)
 
         def half_even(part: Tensor, inverse: Tensor) -> Tensor:
             q = nearest_(part * inverse).clamp_(-middle, middle - 1).add_(middle)
-            return q.masked_fill_(inverse == 0, 0)
+            return zero_where_(inverse == 0, q)
 
         if "searched" in p:
             return by_parts(half_even, torch.uint8, x, p["searched"])
@@ -160,7 +165,7 @@ class FromMinimum:
 
         def half_up(part: Tensor, inverse: Tensor, start: Tensor) -> Tensor:
             q = (part - start).mul_(inverse).add_(0.5).clamp_(max=top)
-            return q.masked_fill_(inverse.isinf(), 0)
+            return zero_where_(inverse.isinf(), q)
 
         return by_parts(half_up, torch.uint8, x, p["inverse"], p["start"])
 
@@ -194,7 +199,7 @@ class Whole:
 
         def half_away(part: Tensor, inverse: Tensor) -> Tensor:
             q = part * inverse
-            return q.add_(torch.copysign(below, q)).masked_fill_(inverse.isinf(), 0)  # int8 cuts the fraction off
+            return zero_where_(inverse.isinf(), q.add_(torch.copysign(below, q)))  # int8 cuts the fraction off
 
         return by_parts(half_away, torch.int8, blocks_of(W), p["inverse"])
 

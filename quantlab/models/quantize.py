@@ -19,6 +19,7 @@ unless told otherwise, as the production libraries keep them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,8 +99,9 @@ def quantize(
 
 
 def _store(asked: Request, cut: list[tuple[int, ...]], options: dict[str, Any], folder: Path) -> Store:
+    fmt = re.sub(r" at 0x[0-9a-f]+", "", repr(asked.fmt))  # the same in every process
     settings = {
-        "quantlab": __version__, "method": asked.method.name, "format": repr(asked.fmt), "options": options,
+        "quantlab": __version__, "method": asked.method.name, "format": fmt, "options": options,
         "keep": asked.keep, "sequential": asked.sequential, "activations": asked.activations,
         "compute": asked.calibration and asked.calibration.compute,
     }  # fmt: skip

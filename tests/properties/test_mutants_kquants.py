@@ -9,13 +9,13 @@ import base64
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from golden.kquant_cases import CASES, importances
 
 _FILE = Path(__file__).parents[1] / "golden" / "kquant_blocks.json"
@@ -71,7 +71,6 @@ MUTANTS = {
     "a reciprocal for a quotient": Mutant(
         "gguf_search_min", "q4_k", "inverse_now = levels / (top - low)", "inverse_now = levels * (1 / (top - low))"
     ),
-    "torch's square root": Mutant("gguf_k_lines", "q5_k", "return root(", "return torch.sqrt("),
     "mean over the super-block": Mutant(
         "gguf_k_lines", "q4_k", "root(sum_in_order(x * x) / len(x))", "root(sum_in_order(x * x) / len(x)).mean()"
     ),
@@ -105,7 +104,6 @@ MUTANTS = {
     ),
     "turns whatever the sign": Mutant("gguf_search_turns", "q3_k", "(xq > 0) & ", ""),
     "codes do not wrap": Mutant("gguf_search_turns", "q4_k", "q.remainder(256)", "q.clamp(min=0)"),
-    "codes do not spill": Mutant("gguf_k_lines", "q4_k", "clamps=False)", "clamps=True)"),
     "the largest in size, not the first": Mutant(
         "gguf_search",
         "q6_k",
@@ -176,9 +174,8 @@ def _build(mutant: Mutant | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return {name: build() for name, build in builders.items()}
 
 
-def _wrong(formats: dict[str, Any], kind: str) -> list[str]:
+def _wrong(formats: dict[str, Any], kind: str) -> Iterator[str]:
     """The golden cases of one format that come out otherwise."""
-    wrong = []
     for key, expected in GOLDEN.items():
         name, case, importance = key.split(" | ")
         if name != kind:
@@ -188,16 +185,14 @@ def _wrong(formats: dict[str, Any], kind: str) -> list[str]:
         except (ValueError, RuntimeError):
             got = b""
         if got != base64.b64decode(expected):
-            wrong.append(key)
-    return wrong
+            yield key
 
 
 @pytest.mark.parametrize("kind", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"])
 def test_without_a_mutation_nothing_is_wrong(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _wrong(_build(None, monkeypatch), kind) == []
+    assert list(_wrong(_build(None, monkeypatch), kind)) == []
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_mutants_are_told_apart(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    assert _wrong(_build(mutant, monkeypatch), mutant.kind)
+    assert next(_wrong(_build(mutant, monkeypatch), mutant.kind), None)

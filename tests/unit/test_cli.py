@@ -135,7 +135,7 @@ def test_sigterm_unwinds_so_that_nothing_half_written_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["claims", "--json"]])
+@pytest.mark.parametrize("words", [["--help"], ["claims", "M9", "--json"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(words):
     reader, writer = os.pipe()
     os.close(reader)  # gone before we write, as `quantlab claims | head` leaves it

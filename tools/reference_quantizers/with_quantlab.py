@@ -27,9 +27,7 @@ def main() -> None:
     loaded = quantlab.load(str(args.model))
     clock.lap("load")
     calibration = Calibration(tokens, compute=getattr(torch, args.dtype))
-    quantlab.quantize(
-        loaded, args.method, fmt, calibration, sequential=not args.one_shot, keep=("lm_head",), **args.options
-    )
+    quantlab.quantize(loaded, args.method, fmt, calibration, sequential=not args.one_shot, **args.options)
     clock.lap("quantize")
     finish(clock, args.out, dict(loaded.model.state_dict()))
 

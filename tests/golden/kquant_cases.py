@@ -125,7 +125,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
 
 
 def importances() -> dict[str, Tensor | None]:
-    """What columns can be worth: nothing known, squares, very different, many nothing, all nothing, at float32's ends."""
+    """What columns are worth: nothing known, squares, very different, many nothing, all nothing, at float32's ends."""
     wide = uniform(1, K, 20, -7, 7)[0].exp().float()
     return {
         "none": None,

@@ -6,8 +6,10 @@ outputs of the layers themselves. So it may choose another candidate, but never 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -70,30 +72,50 @@ def autoawq(bits: int, group: int, duo: bool) -> Any:
     return quantizer
 
 
-def their_scale(seen: Seen, name: str, group: int, duo: bool) -> Tensor:
-    """`_search_best_scale` on this block's own inputs [k]."""
-    layers = [seen.block.get_submodule(reader) for reader in READERS[name]]
-    module = seen.block.get_submodule(JUDGED_BY[name])
+def their_scale(seen: Seen, name: str, group: int, duo: bool) -> tuple[Tensor, Tensor]:
+    """`_search_best_scale` on this block's own inputs [k], and the weights [n, k] that it leaves behind."""
+    block: Any = copy.deepcopy(seen.block)
+    layers = [block.get_submodule(reader) for reader in READERS[name]]
     kwargs = dict(seen.attention) if name == ATTENTION else {}
     scale: Tensor = autoawq(4, group, duo)._search_best_scale(
-        seen.block, seen.block.input_layernorm, layers, seen.inputs[name], module, kwargs
+        block, block.input_layernorm, layers, seen.inputs[name], block.get_submodule(JUDGED_BY[name]), kwargs
     )[2]
-    return scale.float()
+    return scale, torch.cat([layer.weight for layer in layers])
 
 
-@pytest.mark.parametrize("duo", [False, True])
+def weights(seen: Seen, name: str) -> Tensor:
+    """All weights that read this input, one below the other [n, k]."""
+    return torch.cat([seen.block.get_submodule(reader).weight for reader in READERS[name]])  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_no_scale_of_autoawq_has_a_smaller_output_error(model: str, duo: bool) -> None:
+def test_no_scale_of_autoawq_has_a_smaller_output_error(model: str) -> None:
     group = 128 if model == "tiny" else 64
     fmt = get(f"awq_int4_g{group}")
     for seen in blocks(model):
-        for name, readers in READERS.items():
-            W = torch.cat([seen.block.get_submodule(reader).weight for reader in readers])  # type: ignore[misc]
-            stats = stats_of(seen.inputs[name].flatten(0, 1))
-            theirs = their_scale(seen, name, group, duo)
-            ours = awq_scale([W], stats, fmt)
+        for name in READERS:
+            W, stats = weights(seen, name), stats_of(seen.inputs[name].flatten(0, 1))
+            theirs, left = their_scale(seen, name, group, duo=False)
+            assert torch.equal(left, W)
             assert closest(theirs, W, stats, fmt) < 1e-4  # theirs is one of the candidates
+            ours = awq_scale([W], stats, fmt)
             assert scaled_error(W, stats.H, fmt, ours) <= scaled_error(W, stats.H, fmt, theirs) * (1 + 1e-4)
+
+
+def test_autoawq_with_duo_scaling_ruins_the_weights_on_a_cpu() -> None:
+    """Why its default gives an unusable model there, and why only duo_scaling=False is compared.
+
+    The copy it keeps to restore the weights is made with `.cpu()`, which on a CPU copies nothing, and the first
+    candidate is multiplied in place. Without duo that candidate is 1. With it, the weights stay multiplied, and all
+    other candidates are tried on top of it, so that the first one always wins.
+    """
+    seen = blocks("tiny")[0]
+    W = weights(seen, MLP)
+    theirs, left = their_scale(seen, MLP, 128, duo=True)
+    first = next(islice(candidates(W, stats_of(seen.inputs[MLP].flatten(0, 1)), get("awq_int4_g128"), duo="yes"), 1, 2))
+    assert torch.allclose(theirs, first, rtol=1e-4)
+    assert torch.allclose(left, W * first, rtol=1e-4)
+    assert (left / W - 1).abs().median() > 0.01
 
 
 def closest(scale: Tensor, W: Tensor, stats: Any, fmt: Format) -> float:

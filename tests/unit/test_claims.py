@@ -44,7 +44,7 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "R3": ({"claimed_uneven": "fp4"}, "holds"),
     "R4": ({"sure": 1e6}, "holds"),
     "R5": ({"repaired": 0.01, "table": {}}, "holds"),
-    "R6": ({"sure": 1e-9, "small_scale": 1.1, "large_scale": 1.25}, "holds"),
+    "R6": ({"sure": 1e-9, "small_scale": 1.1, "large_scale": 1.25, "planted": 1.5}, "holds"),
     "R7": ({"sure": 1e6}, "holds if"),
     "R8": ({"significant_percent": 1}, "holds"),
 }

@@ -48,6 +48,7 @@ def bars(rows: Sequence[Bar], title: str, axis: str, percent: bool = True) -> Pi
         top = max(row.value + row.stderr for row in rows)
         axes.set(xlim=(0, 1.25 * top), ylim=(len(rows) - 0.4, -0.6), xlabel=axis)
         if percent:
+            axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1 or top > 1])
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)

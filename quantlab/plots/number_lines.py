@@ -18,7 +18,7 @@ def number_lines(rows: Mapping[str, Sequence[float]], title: str = "Which number
     height = 0.46 * len(rows) + 1.1
     with theme.style():
         picture, (axes,) = Picture.blank(9, height)
-        picture.subplots_adjust(left=0.2, right=0.98, top=1 - 0.5 / height, bottom=0.5 / height)
+        picture.subplots_adjust(left=0.235, right=0.98, top=1 - 0.5 / height, bottom=0.5 / height)
         for row, levels in enumerate(rows.values()):
             places = _shares(levels)
             width = 2.2 if len(places) <= 16 else 0.7

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from quantlab.plots import theme
@@ -63,6 +63,7 @@ def _cloud(axes: Axes, now: Columns) -> None:
         markeredgecolor=theme.PAPER, markeredgewidth=0.6,
     )  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="size of the column's weights (norm)")

@@ -43,7 +43,7 @@ def test_the_catalog_finds_lesson_1() -> None:
 def test_the_catalog_finds_lesson_2() -> None:
     names = {"asymmetric", "e4m3", "groups", "nf4_codes", "own_matrix", "own_prompt", "q4_0_block"}
     assert set(catalog.exercises(2)) == names
-    assert set(catalog.predictions(2)) == {"same_word"}
+    assert "same_word" in catalog.predictions(2)
 
 
 @pytest.mark.parametrize(("lesson", "name"), EXERCISES)

@@ -4,9 +4,9 @@ from quantlab.lesson.predictions import Prediction
 
 same_word = Prediction(
     "lesson2-same-word",
-    "Every layer of the story model is rounded to 3 bits: 8 levels in each group of 128 weights. At how many of 100 "
-    "places in new stories is its most likely next token still the same?",
-    "of 100",
+    "Every layer of the story model is rounded to 3 bits: 8 levels in each group of 128 weights. At what percentage "
+    "of places in new stories is its most likely next token still the same?",
+    "per cent",
     low=0,
     high=100,
 )

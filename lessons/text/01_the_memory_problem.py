@@ -188,10 +188,11 @@ Table(("model", "query heads", "key-value heads", "KiB a token"), rows, "KV cach
 W = tiny.model.model.layers[0].mlp.down_proj.weight
 small = quantlab.quantize_tensor(W, "int4_g128")
 print({name: (tuple(part.shape), str(part.dtype)) for name, part in small.parts.items()})
-print(f"{small.nbytes:,} bytes for {W.numel():,} weights: {small.bits_per_weight} bits a weight")
+print(f"{small.nbytes:,} bytes for {W.numel():,} weights: {small.bits_per_weight:.3f} bits a weight")
 
 # %% [markdown]
-# Every format pays such a tax. The smaller the group, the better the fit and the higher the tax:
+# These are the tensors of a checkpoint that vLLM loads: eight codes packed into each 32-bit word, a scale for every 128
+# of them, and the matrix's shape. Every format pays such a tax. The smaller the group, the better the fit and the higher the tax:
 
 # %%
 from quantlab.layout import layout

@@ -105,7 +105,7 @@ def stored_bytes(model: nn.Module) -> dict[str, int]:
 
 
 def _scales(module: nn.Module) -> Iterator[Tensor]:
-    """What bitsandbytes keeps beside a weight: SCB for INT8; absmax, and its own absmax, for NF4."""
+    """What bitsandbytes keeps beside a weight: SCB for INT8; absmax, with its own absmax and offset, for NF4."""
     weight = getattr(module, "weight", None)
     if (rows := getattr(weight, "SCB", None)) is not None:
         yield rows
@@ -113,3 +113,4 @@ def _scales(module: nn.Module) -> Iterator[Tensor]:
         yield state.absmax
         if state.nested:
             yield state.state2.absmax
+            yield state.offset

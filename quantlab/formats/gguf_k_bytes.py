@@ -84,7 +84,8 @@ class _Blocks:
 
     def _split(self, parts: Parts) -> tuple[Tensor, ...]:
         """The fields of each super-block, [super-blocks, bytes]."""
-        return parts["blocks"].reshape(-1, sum(self.fields)).split(self.fields, -1)
+        split: tuple[Tensor, ...] = parts["blocks"].reshape(-1, sum(self.fields)).split(self.fields, -1)
+        return split
 
 
 def _blocks(n: int, *fields: Tensor) -> Parts:

@@ -38,9 +38,9 @@ BUILDERS: dict[str, Callable[..., Format]] = {
     **mx.BUILDERS,
     **fp8.BUILDERS,
     **gguf_legacy.BUILDERS,
-    **gguf_iq4.BUILDERS,
-    **gguf_k_scales.BUILDERS,
     **gguf_k_lines.BUILDERS,
+    **gguf_k_scales.BUILDERS,
+    **gguf_iq4.BUILDERS,
 }
 FORMATS: dict[str, Format] = {name: build() for name, build in BUILDERS.items()}
 

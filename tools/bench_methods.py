@@ -58,12 +58,15 @@ RUNNERS = (
     Runner("rtn", OURS, ("--method", "rtn", "--one-shot")),
     Runner("awq", OURS, ("--method", "awq", "--one-shot")),
     Runner("gptq", OURS, ("--method", "gptq", "--options", STATIC)),
+    Runner("gptq_once", OURS, ("--method", "gptq", "--options", STATIC, "--one-shot")),
     Runner("awq_gptq", OURS, ("--method", "awq_gptq", "--one-shot")),
 )
 PAIRS = (  # ours, theirs, how many times faster it should be
     ("awq", "autoawq", 3),
     ("gptq", "gptqmodel", 2),
     ("gptq", "llmcompressor", 2),
+    ("gptq_once", "gptqmodel", 2),
+    ("gptq_once", "llmcompressor", 2),
 )
 
 
@@ -118,8 +121,13 @@ def run(runner: Runner, on: Subject, bits: int, python: str) -> dict[str, Any]:
                "--bits", str(bits), "--group", str(GROUP[on.name]), *runner.arguments]  # fmt: skip
     began = time.perf_counter()
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=on.tokens.parent,
+    )  # some leave logs where they run
     out.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{runner.name} failed, see {out.with_suffix('.log')}")
@@ -235,9 +243,10 @@ def head() -> str:
             "",
             f"Written by `tools/bench_methods.py` on {time.strftime('%Y-%m-%d')}: {where}.",
             "",
-            "Same calibration tokens, groups and asymmetric levels; embeddings and head kept. KL divergence to the bf16",
-            "model on the bundled evaluation stories, with one standard error; the ratio to the best reference is paired",
-            "by story. Seconds and memory are of one process each, one run; `process` includes imports and loading.",
+            "Same calibration tokens, groups and asymmetric levels; embeddings and head kept. KL divergence to the",
+            "bf16 model on the bundled evaluation stories, with one standard error; the ratio to the best reference is",
+            "paired by story. Seconds and memory are of one process each, one run; `process` includes imports and",
+            "loading.",
         )
     )
 
@@ -256,6 +265,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="another evaluation text, .txt or .jsonl")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks_methods.json")
     args = parser.parse_args()
+    args.work = args.work.absolute()
     args.work.mkdir(parents=True, exist_ok=True)
     chosen = [r for r in RUNNERS if r.name in args.methods and (args.gptqmodel or r.name != "gptqmodel")]
     python = {"gptqmodel": args.gptqmodel} if args.gptqmodel else {}

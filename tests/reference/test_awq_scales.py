@@ -7,6 +7,7 @@ outputs of the layers themselves. So it may choose another candidate, but never 
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -22,7 +23,8 @@ from quantlab.formats.catalog import get
 from quantlab.methods.awq import awq_scale, candidates, clipped, scaled_error
 from quantlab.methods.gptq import uniform_grid
 
-BLOCKS = {"tiny": 2, "smollm2": 1}  # tools/bench_methods.py does all of both
+# QUANTLAB_ALL_BLOCKS=1 does all of both models, which takes minutes
+BLOCKS = {"tiny": 4, "smollm2": 30} if os.environ.get("QUANTLAB_ALL_BLOCKS") else {"tiny": 2, "smollm2": 1}
 TOKENS, WINDOW = 256, 128
 ATTENTION, MLP, DOWN = "self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj"
 READERS = {ATTENTION: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],

@@ -8,7 +8,7 @@
 
 Reading costs no memory: `open_gguf` reads the head, a tensor is a view into the mapped file. Nothing in the head is
 believed before it is checked against the size of the file, so a cut or crafted file raises QuantlabError at once: that
-matters, since the gguf package's own reader loops for ever on a file of 43 bytes that claims 2^63 entries.
+matters: llama.cpp's issue 27188 reports a file of 43 bytes on which the gguf package's own reader hangs.
 
 Reference: ggml's docs/gguf.md (versions 2 and 3 are read, 3 is written); gguf 0.19, `GGUFWriter`, which writes the same
 bytes for the same content. Left out: version 1, big-endian files, files in several pieces.

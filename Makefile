@@ -45,10 +45,11 @@ bench: .venv/.test
 	@$(BIN)/python tools/bench.py $(ARGS)
 
 lock: .venv/.test
-	@$(BIN)/uv pip compile pyproject.toml --extra llamacpp --extra quantizers --extra dev \
+	@$(BIN)/uv pip compile pyproject.toml --extra llamacpp --extra quantizers --extra finetune --extra dev \
 	  --universal --python-version 3.11 --generate-hashes --annotation-style line \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 	@echo "quantlab: wrote requirements.lock"
+	@$(BIN)/python tools/lock_environments.py
 
 clean:
 	@rm -rf .venv build dist

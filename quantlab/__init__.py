@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False  # type checkers take it as true; importing `typing` for it would be most of `import quantlab`
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -30,9 +31,13 @@ from quantlab.errors import QuantlabError
 COMMANDS = {
     "doctor": ("quantlab.commands.doctor", "What can this machine do, and what is missing?"),
     "start": ("quantlab.commands.start", "Open the lessons in JupyterLab."),
+    "plan": ("quantlab.commands.plan", "Will a model fit a GPU, and what if not?"),
     "compare": ("quantlab.commands.compare", "What does each format cost in quality, bytes and seconds?"),
     "serve": ("quantlab.commands.serve", "Serve a model on this machine, OpenAI-compatible."),
     "ask": ("quantlab.commands.ask", "Stream an answer from the server."),
+    "quantize": ("quantlab.commands.quantize", "Make a quantized checkpoint, with any library."),
+    "verify": ("quantlab.commands.verify", "Is a checkpoint whole, and does everything in it agree?"),
+    "env": ("quantlab.commands.env", "Isolated environments for GPTQModel and vLLM."),
     "claims": ("quantlab.commands.claims", "Which well-known claims hold, and how we know."),
 }
 
@@ -108,6 +113,10 @@ def guard(work: Callable[[], Any]) -> int:
     except KeyboardInterrupt as error:
         _say(INTERRUPTED, error)
         return 130
+    except SystemExit as error:
+        if told:
+            _say(INTERRUPTED, error)
+        raise
     except Exception as error:
         if told and not isinstance(error, QuantlabError):  # torch and transformers, while they are imported,
             _say(INTERRUPTED, error)  # turn Ctrl-C into an error of their own
@@ -115,6 +124,8 @@ def guard(work: Callable[[], Any]) -> int:
         code, sentence = explain(error)
         _say(sentence, error)
         return code
+    finally:
+        exec("pass")  # CPython ends with SIGINT, whatever we return, if the last exec (a dataclass is one) met Ctrl-C
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -157,7 +168,12 @@ def _end_cleanly_when_told() -> list[int]:
     """Signals unwind the stack, so that temporary files go and child processes are ended; lists those that came."""
     told: list[int] = []
 
-    def leave(number: int, _frame: object) -> NoReturn:
+    def leave(number: int, frame: FrameType | None) -> None:
+        if _at_a_bad_moment(frame):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         told.append(number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -170,6 +186,14 @@ def _end_cleanly_when_told() -> list[int]:
             if signal.getsignal(number) is signal.SIG_DFL or (number == signal.SIGINT and ours):
                 signal.signal(number, leave)
     return told
+
+
+def _at_a_bad_moment(frame: FrameType | None) -> bool:
+    """Whether an exception would be lost here: importlib's callbacks swallow it, torch's C++ code aborts at it."""
+    if frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
+        return True
+    torch = (module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "torch")
+    return any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in torch)
 
 
 if __name__ == "__main__":

@@ -148,19 +148,24 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class LayerStats:
-    """What calibration knows of the inputs X [t, k] of a layer: sums over tokens, never the activations themselves."""
+    """What calibration knows of the inputs X [t, k] of a layer: sums over tokens, never the activations themselves.
+
+    Where the layers before this one are quantized already, X is what they send, and X0 is what they sent before.
+    """
 
     n_tokens: int
     H: Tensor  # [k, k]  X'X, float32 or float64, summed over the tokens
     x_absmean: Tensor  # [k]  mean |x|
     x_absmax: Tensor  # [k]  max |x|
+    C: Tensor | None = None  # [k, k]  X0'X; None: not collected, or X0 = X
 
     def __post_init__(self) -> None:
         k = len(self.x_absmean)
-        if self.H.shape != (k, k) or self.x_absmax.shape != (k,):
+        if self.H.shape != (k, k) or self.x_absmax.shape != (k,) or (self.C is not None and self.C.shape != (k, k)):
             raise ValueError(
-                f"statistics of {k} inputs need H [{k}, {k}] and x_absmax [{k}], "
-                f"got {list(self.H.shape)} and {list(self.x_absmax.shape)}"
+                f"statistics of {k} inputs need H and C [{k}, {k}] and x_absmax [{k}], "
+                f"got {list(self.H.shape)}, {None if self.C is None else list(self.C.shape)} "
+                f"and {list(self.x_absmax.shape)}"
             )
         if self.n_tokens < 1:
             raise ValueError(f"statistics need at least one token, got {self.n_tokens}; calibrate with more text")
@@ -173,8 +178,9 @@ class LayerStats:
     def scaled(self, scale: Tensor) -> Self:
         """The statistics of X / scale, scale [k]: what the layer sees once `scale` is folded into its weights."""
         inverse = 1 / scale.to(self.H)
-        H = self.H * inverse[:, None] * inverse
-        return type(self)(self.n_tokens, H, self.x_absmean / scale, self.x_absmax / scale)
+        H, C = (None if S is None else S * inverse[:, None] * inverse for S in (self.H, self.C))
+        assert H is not None
+        return type(self)(self.n_tokens, H, self.x_absmean / scale, self.x_absmax / scale, C)
 
     def check(self, W: Tensor) -> None:
         """Raise ValueError unless these can be the statistics of a layer with weights W [n, k]."""
@@ -183,7 +189,7 @@ class LayerStats:
                 f"weights of {W.shape[1]} inputs need statistics of as many, these are of {len(self.x_absmean)}: "
                 "they belong to another layer"
             )
-        if not torch.isfinite(self.H).all():
+        if not all(all_finite(S) for S in (self.H, self.C) if S is not None):
             raise ValueError("the statistics are not finite; the activations overflowed, calibrate in float32")
 
 
@@ -201,6 +207,34 @@ def check_weights(W: Tensor) -> None:
         raise ValueError(f"weights must be a non-empty matrix [n, k], got shape {tuple(W.shape)}; reshape them first")
     if not W.is_floating_point():
         raise ValueError(f"weights must be floating point, got {W.dtype}; convert them with W.float()")
-    if not all(torch.isfinite(end) for end in W.aminmax()):  # one pass without a copy; a NaN is both ends
+    if not all_finite(W):
         at = tuple(int(i) for i in (~torch.isfinite(W)).nonzero()[0])
         raise ValueError(f"weights must be finite, W{list(at)} is {W[at].item()}; the checkpoint is damaged")
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether none of these is NaN or infinite: one pass, without a copy, since a NaN is both ends.
+
+    >>> all_finite(torch.tensor([1.0, -2.0])), all_finite(torch.tensor([1.0, torch.nan]))
+    (True, False)
+    """
+    return all(bool(torch.isfinite(end)) for end in values.aminmax())
+
+
+def output_errors(E: Tensor, H: Tensor) -> Tensor:
+    """||X e'||^2 of each row [n]: what errors of the weights E [n, k] do to the layer's outputs; H = X'X [k, k].
+
+    e H e' needs only the half of H on and above the diagonal, and so 5/8 of the products, a quarter of the columns at
+    a time.
+
+    >>> output_errors(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0], [3.0, 5.0]]))  # 1 + 2 * (2 * 3) + 4 * 5
+    tensor([33.])
+    """
+    found, quarter = E.new_zeros(len(E)), -(-E.shape[1] // 4)
+    for lo in range(0, E.shape[1], quarter):
+        hi = lo + quarter
+        pull = E[:, lo:hi] @ H[lo:hi, lo:hi]
+        if lo:
+            pull.addmm_(E[:, :lo], H[:lo, lo:hi], alpha=2)
+        found += (pull * E[:, lo:hi]).sum(1)
+    return found

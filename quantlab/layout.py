@@ -148,6 +148,7 @@ _ALL = (
     Layout("fp8_e4m3_channel", 1, Fraction(1), "one float32 scale for each row", row_bytes=4),
     Layout("fp8_e4m3_block128", 1, Fraction(1), "one float32 scale for each square of 128 x 128", tile=(128, 4)),
     Layout("int8", 1, Fraction(1), "one float32 scale for each row, negligible for long rows", row_bytes=4),
+    Layout("llm_int8", 1, Fraction(1), "one float32 absmax for each row, negligible for long rows", row_bytes=4),
     *(_compressed(bits, group) for bits, groups in _GROUPS.items() for group in groups),
     *(_awq(group) for group in _GROUPS[4]),
     *(_gptq(bits, group) for bits in (4, 3) for group in _GROUPS[bits]),

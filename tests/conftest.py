@@ -27,6 +27,7 @@ from quantlab.models.bundled import tiny_folder as bundled_folder
 
 if TYPE_CHECKING:
     from ggml_oracle import Ggml
+    from made_checkpoints import Workshop
 
     from quantlab.models.load import LoadedModel
 
@@ -58,6 +59,14 @@ def tiny() -> LoadedModel:
     from quantlab.models.load import load
 
     return load("tiny")
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Quantized checkpoints of the bundled model as each library makes them, made when first asked for. Read only."""
+    from made_checkpoints import Workshop
+
+    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture(scope="session")

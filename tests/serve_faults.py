@@ -20,7 +20,18 @@ from pathlib import Path
 from quantlab.serve.artifacts import Artifact
 from quantlab.serve.engines import Engine, Job, Launch
 
-FAULTS = ("none", "never ready", "crash", "no such program", "stubborn", "family", "cut off", "not openai", "silent")
+FAULTS = (
+    "none",
+    "never ready",
+    "crash",
+    "no such program",
+    "stubborn",
+    "family",
+    "cut off",
+    "look above",
+    "not openai",
+    "silent",
+)
 
 
 def engine(fault: str = "none", grace_s: float = 2.0) -> Engine:
@@ -83,6 +94,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         if self.settings["fault"] == "cut off":
             print("Traceback\n  File x\nMemoryError: 3 pages short", flush=True)
+        elif self.settings["fault"] == "look above":  # as vLLM does when the process that computes has died
+            print("(Worker pid=7) ERROR 11-26 02:21:31 [a.py:1] RuntimeError: no such kernel", flush=True)
+            error = {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause."}
+            self.wfile.write(f"data: {json.dumps({'error': error})}\n\n".encode())
         else:
             self.wfile.write(b"data: [DONE]\n\n")
 

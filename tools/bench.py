@@ -45,6 +45,12 @@ def wall(*command: str) -> float:
     return time.perf_counter() - started
 
 
+def plan_import() -> float:
+    """Milliseconds of `import quantlab.plan` itself, in a Python that has started."""
+    code = "import time; began = time.perf_counter(); import quantlab.plan; print((time.perf_counter() - began) * 1000)"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
 def tree_rss(pid: int) -> int:
     """Resident bytes of a process and its descendants."""
     total = 0
@@ -91,14 +97,13 @@ def explorer_move() -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
-def rounding_explorer_move() -> float:
-    """The same for lesson 2's three explorers, each control in turn, over all of its values; the slowest counts."""
+def slowest_move(prepare: str, explorers: str) -> float:
+    """The same for several explorers, each control in turn, over all of its values; the slowest counts."""
     code = (
         "import statistics, time\n"
-        "from quantlab.lesson.lesson2.own_matrix import layer_weights\n"
-        "from quantlab.widgets import levels_explorer, salience_explorer, weight_explorer\n"
-        "W, worst = layer_weights('model.layers.1.self_attn.k_proj'), 0\n"
-        "for explorer in (levels_explorer(W), weight_explorer(W), salience_explorer()):\n"
+        f"{prepare}\n"
+        "worst = 0\n"
+        f"for explorer in ({explorers}):\n"
         "    explorer.static().svg()\n"
         "    times = []\n"
         "    for at in range(100):\n"
@@ -113,9 +118,31 @@ def rounding_explorer_move() -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
+def rounding_explorer_move() -> float:
+    """Lesson 2's three explorers."""
+    prepare = (
+        "from quantlab.lesson.lesson2.own_matrix import layer_weights\n"
+        "from quantlab.widgets import levels_explorer, salience_explorer, weight_explorer\n"
+        "W = layer_weights('model.layers.1.self_attn.k_proj')"
+    )
+    return slowest_move(prepare, "levels_explorer(W), weight_explorer(W), salience_explorer()")
+
+
+def method_explorer_move() -> float:
+    """Lesson 3's three explorers."""
+    prepare = (
+        "from quantlab.lesson.lesson2.story import story_model\n"
+        "from quantlab.widgets import scaling_explorer, super_block_explorer, sweep_explorer\n"
+        "model, name = story_model(), 'model.layers.1.self_attn.k_proj'\n"
+        "W, stats = model.layers[name], model.stats[name]"
+    )
+    return slowest_move(prepare, "sweep_explorer(W, stats), scaling_explorer(), super_block_explorer(W, stats)")
+
+
 ROWS = (
     Row("import quantlab", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab")),
     Row("import quantlab.plan", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab.plan.memory")),
+    Row("import quantlab.plan, in a Python that runs", "ms", 50, 7, plan_import),
     Row("quantlab --help", "s", 0.5, 7, lambda: wall(str(BIN / "quantlab"), "--help")),
     Row("quantlab compare tiny", "s", 120, 1, lambda: wall(str(BIN / "quantlab"), "compare", "tiny")),
     Row("explorer, one move (p95)", "ms", 100, 3, explorer_move),
@@ -126,6 +153,10 @@ ROWS = (
     Row("lesson 2, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/02_rounding_to_levels.ipynb")[1]),
     Row("lesson 2, explorers, one move (p95)", "ms", 100, 3, rounding_explorer_move),
     Row("lab 2 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/02_round_it_yourself.ipynb")[0]),
+    Row("lesson 3, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/03_gptq_gguf_and_awq.ipynb")[0]),
+    Row("lesson 3, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/03_gptq_gguf_and_awq.ipynb")[1]),
+    Row("lesson 3, explorers, one move (p95)", "ms", 100, 3, method_explorer_move),
+    Row("lab 3 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/03_awq_gptq_gguf_for_real.ipynb")[0]),
 )
 
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ WINDOW = 512
 WINDOWS = {"tiny": 32, "smollm2": 16}
 GROUP = {"tiny": 128, "smollm2": 64}  # 576 inputs of SmolLM2 do not divide into 128
 OURS = "with_quantlab.py"
+SLOW = "with_autoawq.py"  # a minute and a half for each block of SmolLM2: with --blocks it quantizes no more
 STATIC = "{'act_order': True, 'static_groups': True}"
 GOAL = 0.85  # of the best reference's KL divergence: what the combined method is for
 
@@ -59,7 +61,7 @@ RUNNERS = (
     Runner("awq", OURS, ("--method", "awq", "--one-shot")),
     Runner("gptq", OURS, ("--method", "gptq", "--options", STATIC)),
     Runner("gptq_once", OURS, ("--method", "gptq", "--options", STATIC, "--one-shot")),
-    Runner("awq_gptq", OURS, ("--method", "awq_gptq", "--one-shot")),
+    Runner("awq_gptq", OURS, ("--method", "awq_gptq")),
 )
 PAIRS = (  # ours, theirs, how many times faster it should be
     ("awq", "autoawq", 3),
@@ -77,6 +79,7 @@ class Subject:
     name: str
     folder: Path
     work: Path
+    blocks: int | None = None  # how many, from the first, are quantized; None is all of them
 
     @property
     def tokens(self) -> Path:
@@ -99,18 +102,26 @@ class Subject:
 
     def result(self, runner: Runner, bits: int) -> Path:
         """Where the weights of a run are kept; its figures are beside them."""
-        return self.work / f"{self.name}-{bits}-{runner.name}.safetensors"
+        part = f"-first-{self.blocks}" if self.blocks and runner.script == SLOW else ""
+        return self.work / f"{self.name}-{bits}-{runner.name}{part}.safetensors"
+
+    def quantized(self, parameter: str) -> bool:
+        """Whether the comparison takes this parameter from a run, and not from the original."""
+        if "embed" in parameter or "lm_head" in parameter:
+            return False
+        found = re.search(r"\.layers\.(\d+)\.", parameter)
+        return self.blocks is None or (found is not None and int(found[1]) < self.blocks)
 
 
-def subject(name: str, work: Path) -> Subject:
+def subject(name: str, work: Path, blocks: int | None = None) -> Subject:
     """The bundled model or SmolLM2."""
     from quantlab.models.bundled import tiny_folder
     from quantlab.models.smollm2 import smollm2_folder
 
-    return Subject(name, tiny_folder() if name == "tiny" else smollm2_folder(), work)
+    return Subject(name, tiny_folder() if name == "tiny" else smollm2_folder(), work, blocks)
 
 
-def run(runner: Runner, on: Subject, bits: int, python: str) -> dict[str, Any]:
+def run(runner: Runner, on: Subject, bits: int, python: str, threads: int) -> dict[str, Any]:
     """Quantize in a process of its own, unless that was done before; seconds of its stages, of all, and peak MiB."""
     out = on.result(runner, bits)
     figures = out.with_suffix(".json")
@@ -119,19 +130,21 @@ def run(runner: Runner, on: Subject, bits: int, python: str) -> dict[str, Any]:
         return found
     command = [python, str(SCRIPTS / runner.script), str(on.folder), str(on.tokens), str(out),
                "--bits", str(bits), "--group", str(GROUP[on.name]), *runner.arguments]  # fmt: skip
+    if on.blocks and runner.script == SLOW:
+        command += ["--blocks", str(on.blocks)]
     began = time.perf_counter()
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)},
         cwd=on.tokens.parent,
     )  # some leave logs where they run
     out.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{runner.name} failed, see {out.with_suffix('.log')}")
-    found = json.loads(done.stdout.splitlines()[-1]) | {"process_s": time.perf_counter() - began}
+    found = json.loads(done.stdout.splitlines()[-1]) | {"process_s": time.perf_counter() - began, "threads": threads}
     figures.write_text(json.dumps(found), encoding="utf-8")
     return found
 
@@ -179,7 +192,7 @@ def measure_all(
     windows = make_windows(evaluation_texts(text), loaded.tokenizer, on.folder, WINDOW)
     vocab: int = loaded.config.get_text_config().vocab_size
     baseline = Baseline(TorchLogits(loaded.model), windows, vocab, limit=6 * 2**30)
-    kept = {name for name, _ in loaded.model.named_parameters() if "embed" not in name and "lm_head" not in name}
+    kept = {name for name, _ in loaded.model.named_parameters() if on.quantized(name)}
     for runner, bits in runs:
         stored = load_file(on.result(runner, bits))
         assert kept <= stored.keys(), sorted(kept - stored.keys())[:1]
@@ -188,11 +201,11 @@ def measure_all(
 
 
 def rows(
-    on: Subject, chosen: list[Runner], bits: list[int], python: dict[str, str], text: Path | None
+    on: Subject, chosen: list[Runner], bits: list[int], python: dict[str, str], text: Path | None, threads: int
 ) -> Iterator[dict[str, Any]]:
     """One row a run: figures, KL divergence, and its ratio to the best reference's."""
     runs = [(runner, width) for width in bits for runner in chosen]
-    figures = {(r.name, width): run(r, on, width, python.get(r.name, sys.executable)) for r, width in runs}
+    figures = {(r.name, width): run(r, on, width, python.get(r.name, sys.executable), threads) for r, width in runs}
     found = {(r.name, width): one for r, width, one in measure_all(on, runs, text)}
     for runner, width in runs:
         theirs = {r.name: found[r.name, width] for r in chosen if not r.is_ours}
@@ -203,22 +216,22 @@ def rows(
             "model": on.name, "bits": width, "group": GROUP[on.name], "method": runner.name, "ours": runner.is_ours,
             "kl": one.mean, "kl_stderr": one.stderr,
             "best_reference": best, "kl_to_best": share, "kl_to_best_stderr": error,
-            "quantize_s": cost["seconds"]["quantize"], "process_s": cost.get("process_s"), "peak_mib": cost["peak_mib"],
+            "quantize_s": cost["seconds"]["quantize"], "threads": cost["threads"], "cpu_s": cost["cpu_s"],
+            "peak_mib": cost["peak_mib"],
         }  # fmt: skip
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: every run, then the races."""
     lines = [
-        "| model | bits | method | KL, nats | of the best reference's | quantize, s | process, s | peak, MiB |",
+        "| model | bits | method | KL, nats | of the best reference's | threads | CPU, s | peak, MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
-        whole = f"{row['process_s']:.0f}" if row["process_s"] else ""
         lines.append(
             f"| {row['model']} | {row['bits']} | {row['method']}{' (quantlab)' if row['ours'] else ''} "
             f"| {row['kl']:.4f} ± {row['kl_stderr']:.4f} | {row['kl_to_best']:.3f} ± {row['kl_to_best_stderr']:.3f} "
-            f"| {row['quantize_s']:.1f} | {whole} | {row['peak_mib']:.0f} |"
+            f"| {row['threads']} | {row['cpu_s']:.0f} | {row['peak_mib']:.0f} |"
         )
     lines += ["", "| model | bits | ours | against | times faster | reach | KL, ours : theirs | peak, ours : theirs |",
               "|---|---|---|---|---|---|---|---|"]  # fmt: skip
@@ -227,7 +240,7 @@ def table(found: list[dict[str, Any]]) -> str:
         for a, b, reach in PAIRS:
             if method == a and (theirs := by_key.get((model, bits, b))):
                 lines.append(
-                    f"| {model} | {bits} | {a} | {b} | {theirs['quantize_s'] / ours['quantize_s']:.1f} | {reach} "
+                    f"| {model} | {bits} | {a} | {b} | {theirs['cpu_s'] / ours['cpu_s']:.1f} | {reach} "
                     f"| {ours['kl'] / theirs['kl']:.3f} | {ours['peak_mib'] / theirs['peak_mib']:.2f} |"
                 )
     return "\n".join(lines)
@@ -245,8 +258,8 @@ def head() -> str:
             "",
             "Same calibration tokens, groups and asymmetric levels; embeddings and head kept. KL divergence to the",
             "bf16 model on the bundled evaluation stories, with one standard error; the ratio to the best reference is",
-            "paired by story. Seconds and memory are of one process each, one run; `process` includes imports and",
-            "loading.",
+            "paired by story. Seconds and memory are of one process each, one run, imports and loading included.",
+            "Seconds are those spent on the CPU: other work on the machine changes them little.",
         )
     )
 
@@ -262,6 +275,10 @@ def main() -> None:
     parser.add_argument(
         "--gptqmodel", help="the Python of an environment with gptqmodel; without it that row is left out"
     )
+    parser.add_argument(
+        "--blocks", type=int, help="compare models of which only the first so many blocks are quantized"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="for each process")
     parser.add_argument("--text", type=Path, help="another evaluation text, .txt or .jsonl")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks_methods.json")
     args = parser.parse_args()
@@ -270,7 +287,9 @@ def main() -> None:
     chosen = [r for r in RUNNERS if r.name in args.methods and (args.gptqmodel or r.name != "gptqmodel")]
     python = {"gptqmodel": args.gptqmodel} if args.gptqmodel else {}
     found = [
-        row for name in args.models for row in rows(subject(name, args.work), chosen, args.bits, python, args.text)
+        row
+        for name in args.models
+        for row in rows(subject(name, args.work, args.blocks), chosen, args.bits, python, args.text, args.threads)
     ]
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     args.out.with_suffix(".md").write_text(f"{head()}\n\n{table(found)}\n", encoding="utf-8")

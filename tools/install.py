@@ -30,15 +30,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+NO_AMX = "-U__AMX_INT8__"  # or it crashes on processors that have AMX: quantlab/backends/llama_cpp_build.py
 
 
 def say(text: str) -> None:
     print(f"quantlab: {text}", flush=True)
 
 
-def pip(*args: str) -> bool:
+def pip(*args: str, **variables: str) -> bool:
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", *args]
-    return subprocess.run(command, check=False).returncode == 0
+    return subprocess.run(command, env=os.environ | variables, check=False).returncode == 0
 
 
 def locked() -> dict[str, str]:
@@ -109,7 +110,8 @@ def install_llama_cpp(version: str) -> None:
         say("no C++ compiler: llama.cpp is left out; `quantlab doctor` says how to get it")
         return
     say(f"compiling llama.cpp (llama-cpp-python {version}): about 7 minutes on two cores, once")
-    if not pip("--no-deps", f"llama-cpp-python=={version}"):
+    flags = {name: f"{os.environ.get(name, '')} {NO_AMX}".strip() for name in ("CFLAGS", "CXXFLAGS")}
+    if not pip("--no-deps", f"llama-cpp-python=={version}", **flags):
         say("llama.cpp could not be compiled; everything else works, and `quantlab doctor` says what is missing")
 
 

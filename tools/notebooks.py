@@ -91,7 +91,7 @@ def from_text(text: str, path: Path) -> Any:
 
 def run(paths: Sequence[Path]) -> int:
     """Execute each notebook in its folder and save it; a learner's progress is neither read nor written."""
-    os.environ.update(QUANTLAB_STATE="off", PYTHONHASHSEED="0", TQDM_DISABLE="1")
+    quiet = os.environ | {"QUANTLAB_STATE": "off", "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1"}
     for path in paths:
         node = nbformat.read(path, as_version=4)
         client = NotebookClient(
@@ -99,7 +99,7 @@ def run(paths: Sequence[Path]) -> int:
             coalesce_streams=True, store_widget_state=False, record_timing=False,
         )  # fmt: skip
         try:
-            client.execute()
+            client.execute(env=quiet)
         except CellExecutionError as error:
             raise QuantlabError(f"{path} stops with {error.ename}: {error.evalue}\n{error}") from None
         save(path, node)

@@ -110,7 +110,7 @@ Table(("weights", "perplexity", "KL, nats", "same favourite"), rows, here.mode.v
 # cell finds the folder and leaves it alone.
 
 # %%
-from quantlab.checkpoints.compressed_tensors import verify, write_checkpoint
+from quantlab.checkpoints.write import write_checkpoint
 
 workshop = lab.workshop(2, here)
 checkpoint = workshop / "int4_g128"
@@ -134,11 +134,14 @@ predictions.checkpoint_share.reveal(100 * stored / whole)
 # %% [markdown]
 # ## Verify it before a server loads it
 #
-# `verify` reads the headers and the scales: do config, shapes and groups agree, is every scale a positive number?
+# `verify` reads headers, codes and scales: do config, shapes and groups agree, is every scale a positive number, does the
+# tokenizer belong to the model? (`quantlab verify DIR` on the command line.)
 
 # %%
-layers = verify(checkpoint)
-print(f"{len(layers)} layers agree with config.json")
+from quantlab.checkpoints.verify import verify
+
+verified = verify(checkpoint)
+Table(("check", "finding"), [(check.name, check.what) for check in verified.checks], f"sound: {verified.ok}")
 
 # %% [markdown]
 # And the proof that counts: a library that has never seen our code loads the folder and predicts what our rounded
@@ -220,17 +223,12 @@ for label, replaced in (("bf16", {}), ("4 bits", rounded), ("2 bits", two)):
 import json
 import shutil
 
-from quantlab.errors import QuantlabError
-
 broken = workshop / "wrong-group"
 shutil.copytree(checkpoint, broken, dirs_exist_ok=True)
 config = json.loads((broken / "config.json").read_text())
 config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 64
 (broken / "config.json").write_text(json.dumps(config))
-try:
-    verify(broken)
-except QuantlabError as error:
-    print(error)
+print(verify(broken).fault)
 
 # %% [markdown]
 # Would a loader have noticed?

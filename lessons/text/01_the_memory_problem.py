@@ -301,33 +301,102 @@ Table(("model", *formats), rows, "Tokens of KV cache left on one A10")
 # %% [markdown]
 # ## Broken calculators
 #
-# Here are three that you can find on the web, each with its real bug. Find it before you run the next cell.
+# Many calculators of the web were wrong in just these terms, some of them by a factor of six. Here are four that were
+# published, each with its real bug; the question says where it stood. Find it before you mend it. They are short, and in
+# any order; take as many as your hour allows.
+#
+# ### Exercise 3: as if no head shared anything
 
 # %%
-def calculator_a(c, tokens):  # KV cache in GiB
-    return 2 * c.layers * c.hidden * 2 * tokens / GIB
+exercises.query_heads
 
 
-def calculator_b(c, tokens):
-    return 2 * c.layers * c.kv_heads * (c.hidden // c.heads) * 2 * tokens / GIB
+# %%
+def kv_bytes(config, tokens):
+    """Bytes of KV cache of so many tokens, in 16 bits."""
+    ...
 
 
-def calculator_c(c, tokens):
-    return c.layers * c.kv_heads * c.head_dim * 2 * tokens / GIB
+exercises.query_heads.check(kv_bytes)
 
+# %% [markdown]
+# ### Exercise 4: a guessed head
+
+# %%
+exercises.guessed_head
+
+
+# %%
+def token_bytes(config):
+    """Bytes that one token leaves in the KV cache, in 16 bits."""
+    ...
+
+
+exercises.guessed_head.check(token_bytes)
+
+# %% [markdown]
+# How wrong, and for whom? Both are right for Llama-2-13B, which is how such a bug survives: it was tested on one model.
 
 # %%
 rows = []
 for name in ("llama-3-70b", "qwen3-4b", "llama-2-13b"):
-    c, right = shape_of(name), kv_bytes_per_token(name) * 8192 / GIB
-    rows.append((name, right, *(f"x {f(c, 8192) / right:.2f}" for f in (calculator_a, calculator_b, calculator_c))))
-Table(("model", "right, GiB", "calculator a", "calculator b", "calculator c"), rows, "8,192 tokens in bf16")
+    c, right = shape_of(name), kv_bytes_per_token(name) * 8192
+    no_sharing = 2 * c.layers * c.hidden * 2 * 8192
+    guessed = 2 * c.layers * c.kv_heads * (c.hidden // c.heads) * 2 * 8192
+    rows.append((name, right / GIB, f"x {no_sharing / right:.2f}", f"x {guessed / right:.2f}"))
+Table(("model", "right, GiB", "no head shares", "a guessed head"), rows, "8,192 tokens in bf16")
 
 # %% [markdown]
-# *a* knows nothing of grouped queries: 8 times too much for Llama-3-70B, and right for Llama-2-13B, which is how such
-# a bug survives. *b* guesses the head size; Qwen3-4B has its own. *c* forgot that there is a key **and** a value.
+# ### Exercise 5: a window that was not seen
+
+# %%
+exercises.sliding_window
+
+
+# %%
+def kv_bytes(config, tokens):
+    """Bytes of KV cache of one text, in 16 bits."""
+    ...
+
+
+exercises.sliding_window.check(kv_bytes)
+
+# %% [markdown]
+# ### Exercise 6: a table of a well-known article
+
+# %%
+exercises.sixteen_heads
+
+
+# %%
+def kv_gb(layers, kv_heads, head_dim, tokens):
+    """GB (10^9 bytes) of KV cache of one text, in 16 bits."""
+    ...
+
+
+exercises.sixteen_heads.check(kv_gb)
+
+# %% [markdown]
+# ### Exercise 7: the published number is wrong
 #
-# ### Exercise 3: your model on your GPU
+# Not the arithmetic this time but the unit. A card of 24 GB is one of 22.4 GiB; who mixes them up is wrong by 7%.
+
+# %%
+exercises.mislabelled
+
+# %%
+mine = {
+    "llama.cpp: Llama-3.1-8B, F16": ...,
+    "llama.cpp: Llama-3.1-8B, original": ...,
+    "llama.cpp: Llama-3.1-8B, Q4_K_M": ...,
+    "vLLM's log of 2024: Llama-2-7B, fp16": ...,
+    "Hugging Face: KV cache of Llama-3.1-8B, 128,000 tokens": ...,
+    "Hugging Face: KV cache of Llama-3.1-70B, 128,000 tokens": ...,
+}
+exercises.mislabelled.check(mine)
+
+# %% [markdown]
+# ### Exercise 8: your model on your GPU
 #
 # An open one. Choose what matters to you; your own model's `config.json` will do.
 

@@ -1,80 +1,72 @@
-"""Write a Hugging Face Llama checkpoint as one GGUF file, which llama.cpp maps into memory and runs.
+"""Write a Hugging Face checkpoint as one GGUF file, which llama.cpp maps into memory and runs.
 
     header | metadata: key -> value | tensors: name, shape, type, offset | padding | data
 
-Metadata holds the shape of the model, its tokenizer (quantlab.checkpoints.gguf_tokenizer) and its chat template.
-Dimensions are listed fastest first: a weight [n, k] is written as (k, n), its bytes stay as they are. Norms and other
-vectors are always float32. Tied embeddings are written once; llama.cpp uses them for the output too. Matrices that
-were quantized come as the blocks of their GGUF format, byte for byte.
+Metadata holds the sizes of the model under the name of its family (quantlab.checkpoints.gguf_families: Llama, Mistral,
+Qwen2, Qwen3), its tokenizer (gguf_tokenizer) and its chat template. Dimensions are listed fastest first: a weight
+[n, k] is written as (k, n), its bytes stay as they are. Norms and other vectors are always float32. Tied embeddings are
+written once; llama.cpp uses them for the output too. Matrices that were quantized come as the blocks of their GGUF
+format, byte for byte; of a whole file in one of llama.cpp's mixtures, quantlab.checkpoints.gguf_mixtures makes it.
 
 Reference: llama.cpp's convert_hf_to_gguf.py (release of llama-cpp-python 0.3.36), which writes the same bytes for every
-tensor and the same metadata but for the way it spells general.name; gguf 0.19, `GGUFWriter`.
+tensor and the same metadata but for the way it spells general.name and what it finds in a model card.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
+from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
 from safetensors import safe_open
 from torch import Tensor
 
-from quantlab.atomic import new_file, require_space
-from quantlab.checkpoints import gguf_llama as llama
+from quantlab.checkpoints import gguf_families as families
+from quantlab.checkpoints.gguf_rope import interleave_pairs, rope, rope_factors, scaling_metadata
 from quantlab.checkpoints.gguf_tokenizer import read_tokenizer
 from quantlab.core import QuantizedTensor
 from quantlab.errors import QuantlabError, unknown
-from quantlab.models.folder import examine, read_json
-from quantlab.models.weights_file import Entry, read_header
+from quantlab.formats.gguf_file import FORMATS, Later, save_gguf
+from quantlab.formats.gguf_head import TYPES
+from quantlab.formats.gguf_values import Kind, Value
+from quantlab.models.folder import Checkpoint, examine, read_json
+from quantlab.models.weights_file import read_header
 
 
 @dataclass(frozen=True)
 class _Dtype:
-    """How matrices are stored: the torch type, GGUF's number for it, and for a file made of it."""
+    """How matrices are stored: the torch type, and GGUF's number for a file made of it."""
 
     torch: torch.dtype
-    ggml: GGMLQuantizationType
     file: LlamaFileType
 
 
 DTYPES = {
-    "bf16": _Dtype(torch.bfloat16, GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "f16": _Dtype(torch.float16, GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-    "f32": _Dtype(torch.float32, GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "bf16": _Dtype(torch.bfloat16, LlamaFileType.MOSTLY_BF16),
+    "f16": _Dtype(torch.float16, LlamaFileType.MOSTLY_F16),
+    "f32": _Dtype(torch.float32, LlamaFileType.ALL_F32),
 }
-_VECTOR = DTYPES["f32"]
-_SUGGESTED = {"temperature": "sampling_temp", "top_p": "sampling_top_p", "top_k": "sampling_top_k"}
-
-
+_VECTOR = "f32"
+# how a model's makers suggest to sample: name in generation_config.json -> GGUF's, which llama.cpp's server obeys
+_SUGGESTED = {
+    "temperature": ("temp", Kind.FLOAT32),
+    "top_p": ("top_p", Kind.FLOAT32),
+    "top_k": ("top_k", Kind.INT32),
+    "min_p": ("min_p", Kind.FLOAT32),
+    "repetition_penalty": ("penalty_repeat", Kind.FLOAT32),
+}
 # what a file is called that is mostly of a type, where that is not MOSTLY_ and the type's name
-_FILES = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """One tensor of the file: name, shape, how it is stored, and a way to read its bytes when its turn comes."""
-
-    name: str
-    shape: tuple[int, ...]
-    ggml: GGMLQuantizationType
-    nbytes: int
-    read: Callable[[], Tensor]
-
-    @property
-    def weights(self) -> int:
-        return math.prod(self.shape)
+_FILES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
 
 
 def write_gguf(
     folder: Path, out: Path, dtype: str = "bf16", quantized: Mapping[str, QuantizedTensor] | None = None
 ) -> Path:
-    """Convert a Llama checkpoint (config.json, safetensors, tokenizer.json) into `out`, whole or not at all.
+    """Convert a checkpoint (config.json, safetensors, tokenizer.json) into `out`, whole or not at all.
 
     dtype: `bf16`, `f16` or `f32`, for the matrices. quantized: name of a layer in the model, such as
     `model.layers.0.mlp.up_proj`, -> its weights in a GGUF format, stored instead. Tensors pass through memory one at a
@@ -83,126 +75,140 @@ def write_gguf(
     """
     if dtype not in DTYPES:
         raise unknown("GGUF data type", dtype, DTYPES)
-    config = examine(folder).config
-    llama.check_config(config, folder / "config.json")
-    tensors = _tensors(folder, config, DTYPES[dtype], quantized or {})
-    require_space(out.parent, sum(tensor.nbytes for tensor in tensors) + 2**20, f"the GGUF file {out.name}")
-    with new_file(out) as temporary:
-        writer = GGUFWriter(temporary, "llama")
-        try:
-            _metadata(writer, folder, config, _file_type(tensors, DTYPES[dtype]))
-            writer.add_size_label(size_label(sum(tensor.weights for tensor in tensors), 0, 0, 0))
-            for tensor in tensors:
-                unused = np.dtype(np.float32)  # raw_dtype says it
-                writer.add_tensor_info(tensor.name, tensor.shape, unused, tensor.nbytes, raw_dtype=tensor.ggml)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for tensor in tensors:
-                writer.write_tensor_data(tensor.read().contiguous().view(torch.uint8).numpy())
-        finally:
-            writer.close()
-    return out
+    found = examine(folder)
+    family = families.family_of(found.config, folder / "config.json")
+    tensors = _tensors(found, family, dtype, quantized or {})
+    return save_gguf(out, _metadata(found, family, tensors, DTYPES[dtype]), tensors)
 
 
-def _file_type(tensors: list[_Tensor], stored: _Dtype) -> LlamaFileType:
+def _metadata(
+    found: Checkpoint, family: families.Family, tensors: Mapping[str, Later], stored: _Dtype
+) -> dict[str, Value]:
+    """What the file says about the model: its kind and size, the suggested sampling, its shape, its tokenizer."""
+    weights = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    beside = found.folder / "generation_config.json"
+    suggested = read_json(beside) if beside.is_file() else {}
+    return {
+        "general.architecture": Value(Kind.STRING, family.architecture),
+        "general.type": Value(Kind.STRING, "model"),
+        **{
+            f"general.sampling.{key}": Value(kind, suggested[name])
+            for name, (key, kind) in _SUGGESTED.items()
+            if suggested.get(name) is not None
+        },
+        "general.name": Value(Kind.STRING, found.folder.name),
+        "general.size_label": Value(Kind.STRING, size_label(weights, 0, 0, 0)),
+        **{f"{family.architecture}.{key}": value for key, value in _sizes(found.config, family).items()},
+        "general.file_type": Value(Kind.UINT32, int(_file_type(tensors, stored))),
+        "general.quantization_version": Value(Kind.UINT32, GGML_QUANT_VERSION),
+        **read_tokenizer(found.folder, found.config["vocab_size"]).metadata(),
+    }
+
+
+def _sizes(config: dict[str, Any], family: families.Family) -> dict[str, Value]:
+    """The shape of the model and its rotary embeddings; llama.cpp works out the size of a head where none is stated."""
+    head = families.head_dim(config)
+    counts = {
+        "block_count": config["num_hidden_layers"],
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": families.kv_heads(config),
+    }
+    if config.get("head_dim") is not None:
+        counts |= {"attention.key_length": head, "attention.value_length": head}
+    if family.counts_tokens:
+        counts |= {"vocab_size": config["vocab_size"], "rope.dimension_count": head}
+    return {
+        **{name: Value(Kind.UINT32, count) for name, count in counts.items()},
+        **{f"rope.scaling.{name}": value for name, value in scaling_metadata(config).items()},
+        "rope.freq_base": Value(Kind.FLOAT32, rope(config)["rope_theta"]),
+        "attention.layer_norm_rms_epsilon": Value(Kind.FLOAT32, config["rms_norm_eps"]),
+    }
+
+
+def _file_type(tensors: Mapping[str, Later], stored: _Dtype) -> LlamaFileType:
     """The label of the whole file: the quantized type that takes most bytes, or the matrices' data type."""
-    total: dict[GGMLQuantizationType, int] = {}
-    for tensor in tensors:
-        total[tensor.ggml] = total.get(tensor.ggml, 0) + tensor.nbytes
-    for plain in {d.ggml for d in DTYPES.values()}:
-        total.pop(plain, None)
+    total: dict[str, int] = {}
+    for tensor in tensors.values():
+        if tensor.type in FORMATS:
+            total[tensor.type] = total.get(tensor.type, 0) + TYPES[tensor.type].bytes_for(tensor.shape)
     if not total:
         return stored.file
-    most = max(total, key=lambda kind: total[kind]).name
-    return LlamaFileType["MOSTLY_" + _FILES.get(most, most)]
-
-
-def _metadata(writer: GGUFWriter, folder: Path, config: dict[str, Any], file: LlamaFileType) -> None:
-    """The shape of the model, its rotary base, the suggested sampling, its tokenizer."""
-    writer.add_type("model")
-    writer.add_name(folder.name)
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(llama.kv_heads(config))
-    writer.add_rope_freq_base(llama.rope(config)["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_key_length(llama.head_dim(config))
-    writer.add_value_length(llama.head_dim(config))
-    writer.add_rope_dimension_count(llama.head_dim(config))
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(file)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    beside = folder / "generation_config.json"
-    suggested = read_json(beside) if beside.is_file() else {}
-    for key, method in _SUGGESTED.items():  # llama.cpp's server takes them as its defaults
-        if suggested.get(key) is not None:
-            getattr(writer, f"add_{method}")(suggested[key])
-    read_tokenizer(folder, config["vocab_size"]).write(writer)
+    most = max(total, key=lambda kind: total[kind])
+    return LlamaFileType["MOSTLY_" + _FILES.get(most, most.upper())]
 
 
 def _tensors(
-    folder: Path, config: dict[str, Any], stored: _Dtype, quantized: Mapping[str, QuantizedTensor]
-) -> list[_Tensor]:
+    found: Checkpoint, family: families.Family, dtype: str, quantized: Mapping[str, QuantizedTensor]
+) -> dict[str, Later]:
     """Every tensor of the file in the order of the model; the checkpoint must hold exactly these."""
-    shapes = llama.expected_shapes(config)
-    found: dict[str, tuple[Path, Entry]] = {}
-    for shard in examine(folder).shards:
-        found |= {name: (shard, entry) for name, entry in read_header(shard).items()}
-    present = {name for name in found if not name.endswith("rotary_emb.inv_freq")}  # old checkpoints carry a buffer
-    if config.get("tie_word_embeddings"):
-        present.discard("lm_head.weight")
-    for problem, names in (("lacks", set(shapes) - present), ("has unknown", present - set(shapes))):
-        if names:
-            raise QuantlabError(f"{folder} {problem} tensors ({min(names)}, {len(names)} in all); it is no whole Llama")
-    for name, shape in shapes.items():
-        shard, entry = found[name]
-        if entry.shape != shape:
-            raise QuantlabError(
-                f"{name} in {shard} has shape {list(entry.shape)} and config.json says {list(shape)}; "
-                "they do not belong together"
-            )
+    config = found.config
+    shapes = families.expected_shapes(family, config)
+    _check_tensors(found, shapes)
     matrices = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) > 1}
     for layer in quantized:
         if layer not in matrices:
             raise unknown("matrix of the model", layer, matrices)
-    tensors = []
+    shard = {name: path for path in found.shards for name in read_header(path)}
+    tensors = {}
+    if (factors := rope_factors(config, families.head_dim(config))) is not None:
+        tensors["rope_freqs.weight"] = _ready(factors)
     for name, shape in shapes.items():
-        turned = llama.turned_heads(name, config)
-        Q = quantized.get(name.removesuffix(".weight"))
-        if Q is not None and len(shape) > 1:
-            tensors.append(_blocks(name, shape, Q, turned))
+        turned = families.turned_heads(name, family, config)
+        Q = quantized.get(name.removesuffix(".weight")) if len(shape) > 1 else None
+        if Q is not None:
+            tensors[families.gguf_name(name)] = _blocks(name, shape, Q, turned)
         else:
-            dtype = stored if len(shape) > 1 else _VECTOR
-            tensors.append(_plain(name, shape, found[name][0], dtype, turned))
-    if (factors := llama.rope_factors(config)) is not None:
-        name = "rope_freqs.weight"
-        tensors.insert(0, _Tensor(name, tuple(factors.shape), _VECTOR.ggml, factors.nbytes, lambda: factors))
+            kind = dtype if len(shape) > 1 else _VECTOR
+            tensors[families.gguf_name(name)] = _plain(name, shape, shard[name], kind, turned)
     return tensors
 
 
-def _plain(name: str, shape: tuple[int, ...], shard: Path, dtype: _Dtype, turned: int | None) -> _Tensor:
+def _check_tensors(found: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    present = {name for name in found.tensors if not name.endswith("rotary_emb.inv_freq")}  # old ones carry a buffer
+    if found.config.get("tie_word_embeddings"):
+        present.discard("lm_head.weight")
+    for problem, names in (("lacks", set(shapes) - present), ("has unknown", present - set(shapes))):
+        if names:
+            what = f"{min(names)}, {len(names)} in all"
+            raise QuantlabError(
+                f"{found.folder} {problem} tensors ({what}); it is not the whole model of its config.json"
+            )
+    for name, shape in shapes.items():
+        if (real := found.tensors[name].shape) != shape:
+            raise QuantlabError(
+                f"{name} in {found.folder} has shape {list(real)} and config.json says {list(shape)}; "
+                "they do not belong together"
+            )
+
+
+def _ready(values: Tensor) -> Later:
+    """A vector that is not in the checkpoint."""
+    return Later(_VECTOR, tuple(values.shape), lambda: values)
+
+
+def _plain(name: str, shape: tuple[int, ...], shard: Path, kind: str, turned: int | None) -> Later:
     """A tensor of the checkpoint in 16 or 32 bits."""
 
     def read() -> Tensor:
         with safe_open(shard, framework="pt") as tensors:
             values: Tensor = tensors.get_tensor(name)
-        converted = values.to(dtype.torch)
-        if dtype.torch is torch.float16 and torch.isinf(converted).any():
+        converted = values.to(DTYPES[kind].torch)
+        if kind == "f16" and torch.isinf(converted).any():
             top = values.abs().max().item()
-            raise QuantlabError(f"{gguf} reaches {top:g}, beyond float16's 65504; write the file as bf16")
-        return converted if turned is None else llama.interleave_pairs(converted, turned)
+            raise QuantlabError(
+                f"{families.gguf_name(name)} reaches {top:g}, beyond float16's 65504; write the file as bf16"
+            )
+        return converted if turned is None else interleave_pairs(converted, turned)
 
-    gguf = llama.gguf_name(name)
-    return _Tensor(gguf, shape, dtype.ggml, math.prod(shape) * dtype.torch.itemsize, read)
+    return Later(kind, shape, read)
 
 
-def _blocks(name: str, shape: tuple[int, ...], Q: QuantizedTensor, turned: int | None) -> _Tensor:
+def _blocks(name: str, shape: tuple[int, ...], Q: QuantizedTensor, turned: int | None) -> Later:
     """A matrix in a GGUF format. Blocks lie along rows, so rows can change places without being quantized again."""
-    if Q.fmt.name.upper() not in GGMLQuantizationType.__members__:
+    if Q.fmt.name not in FORMATS:
         raise QuantlabError(
             f"{name} is in {Q.fmt.name}, which GGUF has no type for; take q4_0, q4_k or another of its own"
         )
@@ -211,6 +217,6 @@ def _blocks(name: str, shape: tuple[int, ...], Q: QuantizedTensor, turned: int |
 
     def read() -> Tensor:
         rows = Q.parts["blocks"].reshape(shape[0], -1)
-        return rows if turned is None else llama.interleave_pairs(rows, turned)
+        return rows if turned is None else interleave_pairs(rows, turned)
 
-    return _Tensor(llama.gguf_name(name), shape, GGMLQuantizationType[Q.fmt.name.upper()], Q.nbytes, read)
+    return Later(Q.fmt.name, shape, read)

@@ -1,20 +1,18 @@
-"""What a GGUF file really holds: each tensor's name, type, weights and bytes.
+"""What a GGUF file really holds: each tensor's name, type, weights and bytes, from its bounded head.
 
-Reference: gguf 0.19, `GGUFReader`, which maps the file. It trusts the lengths in the header and can hang on a crafted
-file, so read only files that you or a known source made.
+See quantlab.formats.gguf_head for the format, and quantlab.formats.gguf_file for the tensors themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGUFReader
-
-from quantlab.checkpoints.gguf_llama import LINEAR
-from quantlab.errors import QuantlabError
+from quantlab.checkpoints.gguf_families import LINEAR
+from quantlab.formats.gguf_head import read_head
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,10 @@ class GgufTensor:
 
 
 def tensors(path: Path) -> list[GgufTensor]:
-    """Every tensor of a file, in its order."""
-    try:
-        reader = GGUFReader(path)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise QuantlabError(f"{path} is not a whole GGUF file ({error}); make it again") from error
+    """Every tensor of a file, in its order; raises QuantlabError for a file that is not whole."""
     return [
-        GgufTensor(t.name, t.tensor_type.name, int(t.shape[0]), int(t.n_elements), int(t.n_bytes))
-        for t in reader.tensors
+        GgufTensor(info.name, info.type.upper(), info.shape[-1], math.prod(info.shape), info.nbytes)
+        for info in read_head(path).tensors.values()
     ]
 
 

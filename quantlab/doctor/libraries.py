@@ -32,7 +32,8 @@ print(json.dumps({}))
 LLAMA_CPP = """
 import json, llama_cpp
 llama_cpp.llama_backend_init()
-print(json.dumps({"gpu": bool(llama_cpp.llama_supports_gpu_offload())}))
+from quantlab.backends.llama_cpp_build import fault
+print(json.dumps({"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "fault": fault(llama_cpp)}))
 """
 COMPILER = (
     "install a C++ compiler (Debian, Ubuntu: sudo apt install build-essential; Fedora: sudo dnf install gcc-c++; "
@@ -58,6 +59,7 @@ LIBRARIES = (
     Library("autoawq", "AWQ as it is deployed (lesson 3)", dependencies=False),  # it asks for 1 GB of triton
     Library("llmcompressor", "GPTQ and FP8 as they are deployed (lesson 3)"),
     Library("compressed-tensors", "the checkpoints that vLLM reads (lesson 3)"),
+    Library("peft", "fine-tuning in NF4 (lesson 3)"),
 )
 
 
@@ -123,6 +125,9 @@ def llama_cpp(answer: Answer) -> Check:
         again = pip("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python", wanted)
         value = f"{installed} {answer}" + ("; it was compiled for another processor" if "SIGILL" in answer else "")
         return Check("llama-cpp-python", Status.WARNING, value, compiler + again)
+    if answer["fault"]:
+        value, _, fix = answer["fault"].rpartition(": ")
+        return Check("llama-cpp-python", Status.WARNING, f"{installed} {value.removeprefix('llama-cpp-python ')}", fix)
     return Check("llama-cpp-python", Status.OK, f"{installed}, {'with' if answer['gpu'] else 'without'} GPU")
 
 

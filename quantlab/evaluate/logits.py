@@ -68,7 +68,7 @@ class TorchLogits:
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
-        self._model = _with_weights(model, weights) if weights else model
+        self._model = with_weights(model, weights) if weights else model
         self._threads = torch.get_num_threads()
 
     def __call__(self, sequences: Sequence[Sequence[int]], /) -> Iterator[Tensor]:
@@ -110,8 +110,8 @@ class TorchLogits:
         return found
 
 
-def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A second model that shares every tensor with the first, except those given."""
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A second model that shares every tensor with the first, except those given: parameter name -> its values."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, dict(shared))
     for name, W in weights.items():

@@ -33,7 +33,7 @@ class Judge:
         windows = make_windows(texts, loaded.tokenizer, loaded.source.folder, CONTEXT)
         vocab = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         self._model = loaded.model
-        self._baseline = Baseline(TorchLogits(loaded.model), windows, vocab)
+        self.baseline = Baseline(TorchLogits(loaded.model), windows, vocab)
 
     def quality(self, weights: Replaced) -> Quality:
         """Perplexity, KL divergence and top-token agreement with the weights of these layers replaced.
@@ -41,7 +41,7 @@ class Judge:
         weights: layer name, such as `model.layers.0.mlp.up_proj` -> W_hat [n, k], or what dequantizes to it. The model
         itself is not changed.
         """
-        return measure(self._source(weights), self._baseline)
+        return measure(self._source(weights), self.baseline)
 
     def logits(self, weights: Replaced, ids: Tensor) -> Tensor:
         """The logits [b, t, vocab] of token ids [b, t] with these weights replaced."""

@@ -62,12 +62,13 @@ class AwqGemm:
         return q, {"scale": parts["scales"].T.float().contiguous(), "zero": zero.float()}
 
 
-def _build(name: str, *, group: int | None) -> Format:
+def build(name: str, *, group: int | None) -> Format:
+    """AutoAWQ's 4 bits in groups of any size; None is a whole row."""
     grid = IntAffine(4, group, symmetric=False, rounding=rounding("autoawq"))
     reference = Reference("autoawq", "0.2.9", Fidelity.BIT_EXACT, "its rounding in float16 and its GEMM packing")
     return Format(name, grid, AwqGemm(), int_layout(name, 4, group, zero_bits=4), reference)
 
 
 BUILDERS: dict[str, Callable[..., Format]] = {
-    f"awq_int4_g{group}": partial(_build, f"awq_int4_g{group}", group=group) for group in (128, 64, 32)
+    f"awq_int4_g{group}": partial(build, f"awq_int4_g{group}", group=group) for group in (128, 64, 32)
 }

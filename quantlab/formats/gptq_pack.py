@@ -118,7 +118,7 @@ class GptqWords:
             raise ValueError("g_idx mixes the columns of groups; choose desc_act=True, or static groups")
 
 
-def _build(
+def build(
     name: str,
     *,
     bits: int,
@@ -128,6 +128,7 @@ def _build(
     symmetric: bool = True,
     scale_dtype: str | torch.dtype = "float16",
 ) -> Format:
+    """GPTQ's bytes for any of its bits, in groups of any size; None is a whole row."""
     grid = IntAffine(bits, group, symmetric, stored_as(scale_dtype), rounding("gptq"))
     packing = GptqWords(bits, group, version, desc_act)
     note = "its packing; its rounding, for the scale that is stored"
@@ -136,7 +137,7 @@ def _build(
 
 
 BUILDERS: dict[str, Callable[..., Format]] = {
-    f"gptq_int{bits}_g{group}": partial(_build, f"gptq_int{bits}_g{group}", bits=bits, group=group)
+    f"gptq_int{bits}_g{group}": partial(build, f"gptq_int{bits}_g{group}", bits=bits, group=group)
     for bits, groups in {4: (128, 64, 32), 3: (128, 64)}.items()
     for group in groups
 }

@@ -91,8 +91,10 @@ class IntAffine:
     def snap(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """Codes as float32, element by element (the three broadcast): what GPTQ asks for, one column at a time."""
         arithmetic = self._arithmetic(w)
-        q = self.rounding.snap(w.to(arithmetic), scale.to(arithmetic), zero.to(arithmetic), self.bits)
-        return q.clamp_(0, 2**self.bits - 1).float()
+        if not w.dtype == scale.dtype == zero.dtype == arithmetic:  # casts to the same type cost too, column by column
+            w, scale, zero = w.to(arithmetic), scale.to(arithmetic), zero.to(arithmetic)
+        q = self.rounding.snap(w, scale, zero, self.bits).clamp_(0, 2**self.bits - 1)
+        return q if q.dtype == torch.float32 else q.float()
 
     def value(self, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """s * (q - z), element by element."""

@@ -127,7 +127,7 @@ def stored_as(dtype: str | torch.dtype) -> torch.dtype:
     return SCALES[name]
 
 
-def _packed(
+def build(
     name: str,
     *,
     bits: int,
@@ -136,6 +136,7 @@ def _packed(
     scale_dtype: str | torch.dtype = "float16",
     per_tensor: bool = False,
 ) -> Format:
+    """pack-quantized words of any bits, in groups of any size; None is a whole row."""
     dtype = stored_as(scale_dtype)
     grid = IntAffine(bits, group, symmetric, dtype, per_tensor=per_tensor)
     name_of = str(dtype).removeprefix("torch.")
@@ -151,7 +152,7 @@ def _bytes(
     scale_dtype: str | torch.dtype = "float32", per_tensor: bool = False,
 ) -> Format:  # fmt: skip
     if packed or group:
-        return _packed("int8", bits=8, group=group, symmetric=symmetric, scale_dtype=scale_dtype, per_tensor=per_tensor)
+        return build("int8", bits=8, group=group, symmetric=symmetric, scale_dtype=scale_dtype, per_tensor=per_tensor)
     dtype = stored_as(scale_dtype)
     grid = IntAffine(8, None, symmetric, dtype, per_tensor=per_tensor)
     name_of = str(dtype).removeprefix("torch.")
@@ -164,7 +165,7 @@ def _bytes(
 BUILDERS: dict[str, Callable[..., Format]] = {
     "int8": _bytes,
     **{
-        f"int{bits}_g{group}": partial(_packed, f"int{bits}_g{group}", bits=bits, group=group)
+        f"int{bits}_g{group}": partial(build, f"int{bits}_g{group}", bits=bits, group=group)
         for bits, groups in {4: (32, 64, 128), 3: (64, 128), 2: (64, 128)}.items()
         for group in groups
     },

@@ -23,7 +23,7 @@ from typing import Any
 
 from quantlab.errors import UsageError, unknown
 from quantlab.lesson.ledger import fitting, tables
-from quantlab.lesson.ledger.verdicts import OPEN, Finding
+from quantlab.lesson.ledger.verdicts import OPEN, Finding, NotHereError
 
 SOURCES = {"G": "a practitioner's guide to AWQ", "L": "a five-concept lesson on quantization"}
 
@@ -44,6 +44,15 @@ CHECKS: Mapping[str, Callable[..., Finding]] = {
     "M13": tables.m13,
     **{f"R{number}": _later("rounding", f"r{number}") for number in (1, 2, 3, 8)},
     **{f"R{number}": _later("measured", f"r{number}") for number in (4, 5, 6, 7)},
+    **{f"F{number}": _later("contests", f"f{number}") for number in (1, 2, 3)},
+    **{f"F{number}": _later("running", f"f{number}") for number in (4, 5)},
+    **{f"F{number}": _later("cited", f"f{number}") for number in (6, 7, 8, 9)},
+    "F10": _later("loading", "f10"), "F11": _later("contests", "f11"), "F12": _later("running", "f12"),
+    "F13": _later("loading", "f13"), "F14": _later("finetuning", "f14"), "F15": _later("contests", "f15"),
+    **{f"Q{number}": _later("curve", f"q{number}") for number in (1, 2, 6, 8)},
+    **{f"Q{number}": _later("speed", f"q{number}") for number in (3, 4, 5)},
+    **{f"S{number}": _later("money", f"s{number}") for number in (2, 3, 4, 5, 6, 10, 13)},
+    "S14": _later("speed", "s14"),
 }  # fmt: skip
 
 
@@ -108,7 +117,10 @@ def check(claim_id: str, **changed: Any) -> Answer:
         _acceptable(chosen, name, value)
     if chosen.id not in CHECKS:
         return Answer(chosen, OPEN, None, f"lesson {chosen.lesson}")
-    finding = CHECKS[chosen.id](**{**chosen.inputs, **changed})
+    try:
+        finding = CHECKS[chosen.id](**{**chosen.inputs, **changed})
+    except NotHereError as reason:
+        return Answer(chosen, OPEN, None, str(reason))
     return Answer(chosen, finding.verdict, finding.figure, finding.how)
 
 

@@ -67,6 +67,21 @@ def is_untouched(value: object) -> bool:
 NOT_YET = Verdict(Kind.NOT_ATTEMPTED, ("Replace the dots by your answer, then run the cell again.",))
 
 
+def incomplete(answer: Any, keys: Sequence[str]) -> Verdict | None:
+    """What to say of a dictionary `mine` that lacks some of these keys, or is none, or leaves the last one untouched.
+
+    None when there is nothing to say, and it can be judged.
+    """
+    if is_untouched(answer):
+        return NOT_YET
+    missing = [key for key in keys if key not in answer] if isinstance(answer, Mapping) else []
+    if isinstance(answer, Mapping) and not missing:
+        return NOT_YET if is_untouched(answer[keys[-1]]) else None
+    what = f"lacks {', '.join(missing)}" if missing else "is no dictionary"
+    named = f"{', '.join(keys[:-1])} and {keys[-1]}"
+    return Verdict(Kind.WRONG, (f"Pass the dictionary `mine` with {named}; this one {what}.",))
+
+
 def on_cases(
     answer: Any, like: Callable[..., float], cases: Sequence[Case], known_wrong: Known,
     diagnoses: Mapping[str, str], tolerance: float = 1e-6,

@@ -33,8 +33,8 @@ Together = Callable[[Sequence[Tensor], LayerStats | None, Format], list[Quantize
 class Method:
     """A name for a way to choose codes.
 
-    norms_only: scales are folded into norms alone, not into v and up (SmoothQuant). Options of a method are the
-    keyword-only arguments of its functions.
+    norms_only: scales are folded into norms alone, not into v and up (SmoothQuant). paired: it also looks at what the
+    original model's inputs were (`LayerStats.C`). Options of a method are the keyword-only arguments of its functions.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Method:
     needs_stats: bool = False
     together: Together | None = None
     norms_only: bool = False
+    paired: bool = False
 
 
 METHODS = {
@@ -57,7 +58,7 @@ METHODS = {
         Method("awq", "scaled columns, clipped groups", "Lin et al. 2023, 2306.00978", awq, scale=awq_scale,
                needs_stats=True),
         Method("awq_gptq", "AWQ's scales, GPTQ's sweep, both refined", "quantlab/methods/combined.py", awq_gptq,
-               scale=priced_scale, needs_stats=True, together=awq_gptq_many),
+               scale=priced_scale, needs_stats=True, together=awq_gptq_many, paired=True),
         Method("hqq", "zero points that outliers do not move", "Badri & Shaji 2023, mobiusml.github.io/hqq_blog", hqq),
         Method("smoothquant", "input outliers moved into the weights; int8", "Xiao et al. 2022, 2211.10438", rtn,
                scale=smoothing, needs_stats=True, norms_only=True),

@@ -1,11 +1,19 @@
 """AWQ, then GPTQ, then second thoughts: each repairs what the one before it leaves.
 
+    0. aim       what the layer should have put out                   least squares                   `aim`
     1. scale     AWQ's scales, judged by what GPTQ will pay           how much each column may lose   `priced_scale`
     2. range     for each group the two ends of its levels            clipping, end by end            `ranges`
     3. sweep     GPTQ, the largest H_jj first, in those ranges        later columns answer            (gptq.sweep)
     4. refit     the best scales for the codes as they are            least squares, closed form      `refit`
     5. descend   the best code of each column, all others fixed       coordinate descent              `descend`
                  4 and 5 are repeated `rounds` times
+
+**Aim.** The layers before this one are quantized: they send X, where the original model sent X0. Its outputs should
+still be W X0', so the weights to round are not W but the V that brings V X' nearest to that: with C = X0'X
+
+    V = W + W (C - H)(H + damp)^-1
+
+which makes up for what was lost before. Statistics of a one-shot walk have no C, and V is W.
 
 **Prices.** GPTQ pays (w_j - w_hat_j)^2 / R_jj^2 for column j, not H_jj: what the later columns can make up for costs
 nothing. So scales and ranges are chosen by these prices, without a matrix product: scaling the channels by s divides
@@ -22,8 +30,9 @@ Neither 4 nor 5 can raise the (dampened) output error: a row keeps its scales wh
 are no better; and a nearest level is never farther than the level there was.
 
 Sources: Lin et al. 2023 (AWQ, 2306.00978); Frantar et al. 2022 (GPTQ, 2210.17323), where 1/R_jj^2 is equation 2's
-denominator; Behdin et al. 2023 (QuantEase, 2309.01885) for descent over columns; Nagel et al. 2020 (2004.10568) for the
-layer's output error as the aim. There is no reference implementation of the whole.
+denominator; Li et al. 2025 (GPTAQ, 2504.02692) for the aim, there answered column by column; Behdin et al. 2023
+(QuantEase, 2309.01885) for descent over columns; Nagel et al. 2020 (2004.10568) for the layer's output error as what
+counts. There is no reference implementation of the whole.
 """
 
 from __future__ import annotations
@@ -34,7 +43,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from quantlab.core import Format, LayerStats, Params, QuantizedTensor
+from quantlab.core import Format, LayerStats, Params, QuantizedTensor, output_errors
 from quantlab.formats.int_affine import IntAffine
 from quantlab.methods.awq import candidates, check_shared, rounded
 from quantlab.methods.gptq import Factor, factorize, sweep
@@ -72,8 +81,8 @@ def awq_gptq_many(
     if rounds < 0:
         raise ValueError(f"rounds must be 0 or more, got {rounds}; 3 is enough")
     grid, factor = _affine(fmt), factorize(stats.H, damp, act_order=True)
-    W = torch.cat([W.float() for W in Ws]).masked_fill(factor.dead, 0)
     H = dampened(stats.H, factor, damp)
+    W = aim(torch.cat([W.float() for W in Ws]), stats, H).masked_fill(factor.dead, 0)
     q, p = sweep(W, factor, grid, ranges(W, prices(factor), grid))
     for _ in range(rounds):
         p = refit(W, q, p, H, grid)
@@ -105,6 +114,17 @@ def _affine(fmt: Format) -> IntAffine:
     if not isinstance(fmt.grid, IntAffine):
         raise ValueError(f"awq_gptq needs integer levels, {fmt.name} has none; take an int format, such as int4_g128")
     return fmt.grid
+
+
+def aim(W: Tensor, stats: LayerStats, H: Tensor) -> Tensor:
+    """The weights [n, k] that come closest to the original outputs, W X0', on the inputs that the layer really gets.
+
+    Least squares of W X0' - V X', with the dampening of H [k, k] holding V near W. Without `stats.C` it is W.
+    """
+    if stats.C is None:
+        return W
+    wrong = W @ (stats.C - stats.H).to(W)  # [n, k]  W (X0 - X)'X
+    return W + torch.cholesky_solve(wrong.T, torch.linalg.cholesky(H)).T
 
 
 def prices(factor: Factor) -> Tensor:
@@ -173,7 +193,7 @@ def refit(W: Tensor, q: Tensor, p: Params, H: Tensor, grid: IntAffine) -> Params
     s = torch.where(s > p["scale"] / 4, s, p["scale"])  # a scale stays positive and never collapses
     s = s.to(grid.scale_dtype).float()
     new = {"scale": s, "zero": p["zero"]}
-    better = output_error(W - grid.decode(q, new), H) < output_error(W - grid.decode(q, p), H)
+    better = output_errors(W - grid.decode(q, new), H) < output_errors(W - grid.decode(q, p), H)
     return {"scale": torch.where(better[:, None], s, p["scale"]), "zero": p["zero"]}
 
 
@@ -200,8 +220,3 @@ def descend(W: Tensor, q: Tensor, p: Params, H: Tensor, grid: IntAffine, *, bloc
             W_hat[j], codes[j] = value, code
         pull -= H[:, start:stop] @ moved
     return codes.T.contiguous()
-
-
-def output_error(E: Tensor, H: Tensor) -> Tensor:
-    """e H e' of each row of E [n, k] -> [n]."""
-    return ((E @ H) * E).sum(-1)

@@ -172,6 +172,8 @@ def sweep(W: Tensor, factor: Factor, grid: UniformGrid, p: Params | None, block:
     todo = W.to(R)[:, order].T.contiguous()  # [k, n]: a column of W is a row here, and lies in one piece
     todo[factor.dead[order]] = 0
     q = torch.empty(k, n, dtype=torch.uint8, device=W.device)
+    paid = R.diagonal().tolist()
+    moves = torch.empty(block, n, dtype=R.dtype, device=W.device)  # made once: a new one for each column costs more
     for start in range(0, k, block):
         stop = min(start + block, k)
         inside, errors = todo[start:stop].clone(), torch.empty(stop - start, n, dtype=R.dtype, device=W.device)
@@ -182,8 +184,9 @@ def sweep(W: Tensor, factor: Factor, grid: UniformGrid, p: Params | None, block:
             scale, zero = levels[group_at[j]]
             w = inside[j - start]
             q[j] = codes = grid.snap(w, scale, zero)
-            errors[j - start] = error = (w - grid.value(codes, scale, zero)) / R[j, j]  # equation 2
-            inside[j + 1 - start :] -= R[j, j + 1 : stop, None] * error  # equation 3, inside the block
+            error = torch.div(w - grid.value(codes, scale, zero), paid[j], out=errors[j - start])  # equation 2
+            move = torch.mul(R[j, j + 1 : stop, None], error, out=moves[: stop - j - 1])
+            inside[j + 1 - start :] -= move  # equation 3, inside the block
         todo[stop:] -= R[start:stop, stop:].T @ errors  # equation 3, behind the block
     back = order.argsort()
     if p is None:

@@ -9,19 +9,20 @@ A model's activations do not fit in memory, and are not needed: a method asks fo
 sums over tokens. So the windows advance together, one block at a time; kept are the hidden states at one boundary and
 the statistics of one block. Layers that read the same input share one LayerStats.
 
-Two ways to walk:
+Three ways to walk:
 
 - one-shot: the inputs are those of the original model (AutoAWQ works like that);
-- sequential: block i sees what the quantized blocks before it really send (GPTQ: Frantar et al. 2022, section 4; the
-  caller changes the block's weights while it holds its statistics). Each block then runs twice.
-
-Sums are float32, batch after batch; tests/unit/test_calibration.py bounds what is lost against float64. X'X is
-symmetric, so only the panels on and above its diagonal are computed. Left out: GPTQ's "true sequential" order inside a
-block (four passes instead of two).
+- sequential: a layer sees what the quantized layers before it really send (GPTQ: Frantar et al. 2022, section 4, in its
+  authors' "true sequential" order). The block stops at each input; the caller asks for its statistics, changes the
+  layers that read it, and asks for the next (quantlab.models.stepping). A method that has to know all inputs of a
+  block before it changes the first gets them `ahead`, from a pass of its own.
+- paired: sequential, and the original model walks beside it, so that the statistics also say what the input should
+  have been (X0'X, GPTAQ: Li et al. 2025). Two walks, and a copy of the original block.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,20 +35,29 @@ from torch import Tensor, nn
 
 from quantlab.core import LayerStats
 from quantlab.errors import QuantlabError
-from quantlab.models.families import Block, blocks
+from quantlab.models.families import Block, Input, blocks
 from quantlab.models.load import LoadedModel
 from quantlab.models.samples import Batch, Calibration, batches, windows
+from quantlab.models.stepping import Journey, stops
+from quantlab.models.sums import Sums
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of the whole that is done
-PANEL = 256  # columns of X'X computed at once
+Step = Callable[[Input], LayerStats]
 
 
 @dataclass(frozen=True)
 class BlockStats:
-    """The statistics of one decoder block: full layer name -> LayerStats of its inputs, shared where the input is."""
+    """The statistics of one decoder block: full layer name -> LayerStats of its inputs, shared where the input is.
+
+    stats: of the block as it was when the walk came to it; empty in a sequential walk without `ahead`.
+    step: of a sequential walk, lets the block run to one of its inputs and gives the statistics of that, as the layers
+    before it are by now; the inputs in their order, each at most once. A scale that was folded into the block since
+    the walk came to it has changed X and not X0.
+    """
 
     block: Block
     stats: dict[str, LayerStats]
+    step: Step | None = None
 
 
 def collect(
@@ -73,44 +83,59 @@ def stream(
     calibration: Calibration,
     *,
     sequential: bool = False,
+    paired: bool = False,
+    ahead: bool = True,
     progress: Progress | None = None,
-    wanted: Callable[[Block], bool] = lambda block: True,
+    restored: Callable[[Block], bool] = lambda block: False,
 ) -> Iterator[BlockStats]:
     """Yield each block's statistics in turn; with `sequential`, change its weights before asking for the next.
 
-    wanted: for a block that is not, no statistics are collected and nothing is yielded; it only passes its outputs on.
+    paired: of a sequential walk, collect X0'X as well. ahead: of a sequential walk, the statistics of all inputs of a
+    block before it changes, too. restored: asked once for each block, when the walk gets there;
+    True if it is done already (a sequential walk may put its quantized weights in place just then): no statistics are
+    collected and nothing is yielded, it only passes its outputs on.
+
     Raises ValueError for texts that do not fit, too few of them, windows longer than the model can take, and a machine
     without the memory.
     """
+    assert sequential or not paired, "in a one-shot walk X0 = X"
     report = progress or (lambda what, share: None)
     found, cut = blocks(loaded.model), batches(windows(loaded, calibration))
-    _require_memory(estimated_bytes(found, cut))
-    walk = _Walk(loaded.model, found, cut, calibration.compute)
+    _require_memory(estimated_bytes(found, cut, sequential, paired))
+    walk = _Walk(loaded.model, found, cut, calibration.compute, paired)
     report("embedding", 0.0)
     walk.start()
     for block in walk.blocks:
         report(block.name, block.index / len(walk.blocks))
-        if not wanted(block):
+        walk.reach(block)
+        if restored(block):
             walk.advance(block)
         elif sequential:
-            yield BlockStats(block, walk.statistics(block, advance=False))
-            walk.advance(block)
+            stats = walk.statistics(block, advance=False) if ahead else {}
+            with walk.steps(block) as step:
+                yield BlockStats(block, stats, step)
         else:
             yield BlockStats(block, walk.statistics(block, advance=True))
     report("calibrated", 1.0)
 
 
-def estimated_bytes(found: tuple[Block, ...], cut: list[Batch]) -> int:
+def estimated_bytes(found: tuple[Block, ...], cut: list[Batch], sequential: bool = False, paired: bool = False) -> int:
     """Memory that calibration takes beside the model: hidden states of all tokens, X'X of a block, one batch at work.
 
     Float32 throughout. At work: a batch's inputs and outputs of every layer of the block at once, which is more than
-    ever live together. Attention scores are left out, since they are not kept whole.
+    ever live together. Attention scores are left out, since they are not kept whole. In a sequential walk all tokens
+    wait at an input, with what its block needs beside it. A paired walk has all of it twice, and a block's weights.
     """
-    widest = max(found[0].inputs, key=lambda shared: shared.width).width
-    hidden = sum(batch.ids.numel() for batch in cut) * found[0].inputs[0].width
+    width = found[0].inputs[0].width
+    widest = max(shared.width for shared in found[0].inputs)
+    tokens = sum(batch.ids.numel() for batch in cut)
+    waiting = tokens * (width + (widest + 2 * width if sequential else 0))
     sums = sum(2 * shared.width**2 for shared in found[0].inputs) + widest**2
     at_work = sum(layer.in_features + layer.out_features for layer in found[0].layers.values())
-    return 4 * (hidden + sums + at_work * max(batch.ids.numel() for batch in cut))
+    if paired:
+        waiting, sums = 2 * waiting, 2 * sums + sum(p.numel() for p in found[0].module.parameters())
+        at_work += sum(shared.width for shared in found[0].inputs)
+    return 4 * (waiting + sums + at_work * max(batch.ids.numel() for batch in cut))
 
 
 def _require_memory(nbytes: int) -> None:
@@ -122,43 +147,20 @@ def _require_memory(nbytes: int) -> None:
         )
 
 
-class Sums:
-    """What LayerStats is made of, added up batch by batch."""
-
-    def __init__(self, k: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> None:
-        self.n_tokens = 0
-        self.H = torch.zeros(k, k, dtype=dtype, device=device)
-        self.abs_sum = torch.zeros(k, dtype=torch.float64, device=device)
-        self.absmax = torch.zeros(k, dtype=torch.float32, device=device)
-
-    def add(self, X: Tensor) -> None:
-        """X [t, k], more inputs of the layer."""
-        self.n_tokens += len(X)
-        size = X.abs()
-        self.abs_sum += size.sum(0, dtype=torch.float64)
-        torch.maximum(self.absmax, size.amax(0), out=self.absmax)
-        X = X.to(self.H.dtype)
-        for lo in range(0, X.shape[1], PANEL):  # symmetric: on and above the diagonal only
-            hi = lo + PANEL
-            self.H[:hi, lo:hi].addmm_(X[:, :hi].T, X[:, lo:hi])
-
-    def stats(self) -> LayerStats:
-        """The statistics so far."""
-        H = self.H.triu()
-        H += self.H.triu(1).T
-        return LayerStats(self.n_tokens, H, (self.abs_sum / self.n_tokens).float(), self.absmax)
-
-
 class _EnoughError(Exception):
     """Everything that was asked of this block is known: stop computing it."""
 
 
 class _Walk:
-    """All windows at one boundary between blocks."""
+    """All windows at one boundary between blocks; paired, in the original model too."""
 
-    def __init__(self, model: Any, found: tuple[Block, ...], cut: list[Batch], compute: torch.dtype) -> None:
-        self._model, self.blocks, self._batches, self._compute = model, found, cut, compute
+    def __init__(
+        self, model: Any, found: tuple[Block, ...], cut: list[Batch], compute: torch.dtype, paired: bool
+    ) -> None:
+        self._model, self.blocks, self._batches, self._compute, self._paired = model, found, cut, compute, paired
         self._hidden: list[Tensor] = []  # of each batch (B, T, d)
+        self._hidden0: list[Tensor] = []  # the same in the original model
+        self._block0: nn.Module | None = None  # the block that the walk has reached, as it was
         self._arguments: list[dict[int, dict[str, Any]]] = []  # of each batch: block -> masks, rotary angles
 
     def start(self) -> None:
@@ -178,45 +180,116 @@ class _Walk:
                 self._model.base_model(input_ids=batch.ids.to(self._model.device), use_cache=False)
             self._hidden.append(first[0].float())
             self._arguments.append(noted)
+        self._hidden0 = list(self._hidden) if self._paired else []
 
-    def statistics(self, block: Block, advance: bool) -> dict[str, LayerStats]:
-        """The statistics of a block's inputs; `advance` replaces the hidden states by its outputs on the way."""
-        device = self._hidden[0].device
-        sums = {shared.name: Sums(shared.width, device) for shared in block.inputs}
+    def reach(self, block: Block) -> None:
+        """Before anything about this block changes."""
+        self._block0 = copy.deepcopy(block.module) if self._paired else None
+
+    def statistics(self, block: Block, *, advance: bool) -> dict[str, LayerStats]:
+        """Of the block as it is; `advance` replaces the hidden states by its outputs on the way."""
+        sums = {shared.name: self._sums(shared) for shared in block.inputs}
         for at, batch in enumerate(self._batches):
-            with ExitStack() as stack:
-                for shared in block.inputs:
-                    layer = shared.layers[shared.name]
-                    enough = not advance and shared is block.inputs[-1]
-                    hook = partial(_listen, sums[shared.name], batch.real, enough)
-                    stack.callback(layer.register_forward_pre_hook(hook).remove)
-                try:
-                    out = self._run(block, at)
-                except _EnoughError:
-                    continue
-                if advance:
-                    self._hidden[at] = out
+            X0: dict[str, Tensor] = {}
+            if self._block0 is not None:
+
+                def keep(name: str, X: Tensor, _batch: Batch = batch, _X0: dict[str, Tensor] = X0) -> None:
+                    _X0[name] = _real(X, _batch)
+
+                self._listened(self._block0, self._hidden0[at], block, at, keep, whole=False)
+
+            def add(name: str, X: Tensor, _batch: Batch = batch, _X0: dict[str, Tensor] = X0) -> None:
+                sums[name].add(_real(X, _batch), _X0.get(name))
+
+            out = self._listened(block.module, self._hidden[at], block, at, add, whole=advance)
+            if advance:
+                assert out is not None
+                self._hidden[at] = out
         shared_stats = {name: total.stats() for name, total in sums.items()}
         return {layer: shared_stats[shared.name] for shared in block.inputs for layer in shared.layers}
+
+    @contextmanager
+    def steps(self, block: Block) -> Iterator[Step]:
+        """Statistics of one input after the other; closing it advances, whatever was asked for."""
+        here = [(self._hidden, self._journeys(block.module, self._hidden, block))]
+        if self._block0 is not None:
+            here.append((self._hidden0, self._journeys(self._block0, self._hidden0, block)))
+
+        def step(shared: Input) -> LayerStats:
+            sums = self._sums(shared)
+            for at, batch in enumerate(self._batches):
+                sums.add(*(_real(journeys[at].to(shared.name), batch) for _, journeys in here))
+            return sums.stats()
+
+        modules = [block.module] + ([self._block0] if self._block0 is not None else [])
+        try:
+            with stops([(shared.name, _reader(m, block, shared)) for m in modules for shared in block.inputs]):
+                yield step
+                for hidden, journeys in here:
+                    for at, journey in enumerate(journeys):
+                        hidden[at] = journey.end()
+        finally:
+            for _, journeys in here:
+                for journey in journeys:
+                    journey.leave()
 
     def advance(self, block: Block) -> None:
         """Replace the hidden states by the block's outputs."""
         for at in range(len(self._batches)):
-            self._hidden[at] = self._run(block, at)
+            self._hidden[at] = self._run(block.module, self._hidden[at], block, at)
+            if self._block0 is not None:
+                self._hidden0[at] = self._run(self._block0, self._hidden0[at], block, at)
 
-    def _run(self, block: Block, at: int) -> Tensor:
-        hidden = self._hidden[at]
-        low = self._compute is not torch.float32
-        with torch.no_grad(), torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=low):
-            out = block.module(hidden, **self._arguments[at][block.index])
+    def _sums(self, shared: Input) -> Sums:
+        return Sums(shared.width, self._hidden[0].device, paired=self._paired)
+
+    def _journeys(self, module: nn.Module, hidden: list[Tensor], block: Block) -> list[Journey]:
+        """One for each batch, through a block or its copy."""
+        runs = [partial(self._through, module, hidden[at], block, at) for at in range(len(self._batches))]
+        return [Journey(run, self._computing) for run in runs]
+
+    def _listened(
+        self, module: nn.Module, hidden: Tensor, block: Block, at: int, hear: Callable[[str, Tensor], None], whole: bool
+    ) -> Tensor | None:
+        """Run a block, or its copy, for one batch, and hear X of its inputs; unless `whole`, only to the last."""
+        with ExitStack() as stack:
+            for shared in block.inputs:
+                hook = partial(_listen, partial(hear, shared.name), not whole and shared is block.inputs[-1])
+                stack.callback(_reader(module, block, shared).register_forward_pre_hook(hook).remove)
+            try:
+                return self._run(module, hidden, block, at)
+            except _EnoughError:
+                return None
+
+    def _run(self, module: nn.Module, hidden: Tensor, block: Block, at: int) -> Tensor:
+        with self._computing():
+            return self._through(module, hidden, block, at)
+
+    def _through(self, module: nn.Module, hidden: Tensor, block: Block, at: int) -> Tensor:
+        out = module(hidden, **self._arguments[at][block.index])
         states: Tensor = out[0] if isinstance(out, tuple) else out
         return states.float()
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        low = self._compute is not torch.float32
+        with torch.no_grad(), torch.autocast(self._hidden[0].device.type, dtype=torch.bfloat16, enabled=low):
+            yield
 
-def _listen(sums: Sums, real: Tensor | None, enough: bool, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """A hook before a linear layer: add its inputs, padding left out."""
-    X = args[0]
-    sums.add((X.flatten(0, -2) if real is None else X[real.to(X.device)]).float())
+
+def _reader(module: nn.Module, block: Block, shared: Input) -> nn.Module:
+    """The first layer that reads this input, in the block's module or its copy."""
+    return module.get_submodule(shared.name.removeprefix(f"{block.name}."))
+
+
+def _real(X: Tensor, batch: Batch) -> Tensor:
+    """X (B, T, k) or [t, k] as a matrix [t, k] of float32, padding left out."""
+    return (X.flatten(0, -2) if batch.real is None else X[batch.real.to(X.device)]).float()
+
+
+def _listen(hear: Callable[[Tensor], None], enough: bool, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """A hook before a linear layer."""
+    hear(args[0])
     if enough:
         raise _EnoughError
 

@@ -45,6 +45,15 @@ def download(
         return _from_hub(repo, revision, with_code, check, say)
 
 
+def fetch_config(repo: str, revision: str | None = None) -> Path:
+    """The config.json of a model of the Hub, and nothing else of it: for a plan; raises QuantlabError."""
+    from huggingface_hub import constants, hf_hub_download
+
+    with _explained(repo, revision):
+        offline = constants.HF_HUB_OFFLINE
+        return Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=offline))
+
+
 def _from_cache(repo: str, revision: str | None, say: Callable[[str], None]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 

@@ -161,6 +161,8 @@ def _load_weights(checkpoint: Checkpoint, config: Any, source: ModelSource) -> n
     import torch
     from transformers import AutoModelForCausalLM
 
+    from quantlab.core import all_finite
+
     network, report = AutoModelForCausalLM.from_pretrained(
         source.folder, config=config, dtype=torch.bfloat16, use_safetensors=True, local_files_only=True,
         trust_remote_code=source.trusted, ignore_mismatched_sizes=True, output_loading_info=True,
@@ -168,7 +170,7 @@ def _load_weights(checkpoint: Checkpoint, config: Any, source: ModelSource) -> n
     _check_report(report, checkpoint)
     network = network.float().eval().requires_grad_(False)
     for name, weight in network.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not all_finite(weight):
             raise QuantlabError(f"{name} in {source.folder} holds values that are not finite; download the model again")
     assert isinstance(network, torch.nn.Module)
     return network

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from quantlab import __version__
-from quantlab.core import Format, LayerStats, QuantizedTensor
+from quantlab.core import Format, LayerStats, QuantizedTensor, output_errors
 from quantlab.errors import QuantlabError
 from quantlab.methods.catalog import Method
 from quantlab.models.activations import round_inputs
-from quantlab.models.calibration import Calibration, Progress, stream
+from quantlab.models.calibration import BlockStats, Calibration, Progress, stream
 from quantlab.models.families import BY_TYPE, Block, Input, Made, blocks
 from quantlab.models.fold import fold, foldable, maker_scale, tied
 from quantlab.models.load import LoadedModel, load
@@ -45,8 +45,6 @@ from quantlab.models.request import KEEP, Request, check, outer
 from quantlab.models.resume import BlockResult, Store, fingerprint
 from quantlab.models.samples import windows
 from quantlab.models.walk import linear_layers
-
-Stats = dict[str, LayerStats]
 
 
 def quantize(
@@ -113,15 +111,20 @@ def _inside(asked: Request, journal: Journal, store: Store | None, report: Progr
     found = _plain(asked.loaded.model) if asked.calibration is None else blocks(asked.loaded.model)
     kept = {b.index: store.load(b.index, asked.fmt) for b in found if store is not None and store.has(b.index)}
     made: dict[int, BlockResult] = {}
-    if asked.sequential:
-        _put_back(asked, found, kept, journal)
-    for block, stats in _statistics(asked, found, kept, report):
-        made[block.index] = _quantize_block(asked, block, stats, journal)
-        del stats  # so that those of one block are in memory
+
+    def restored(block: Block) -> bool:
+        if block.index in kept and asked.sequential:
+            _put_back(asked, block, kept[block.index], journal)
+        return block.index in kept
+
+    for part in _statistics(asked, found, restored, report):
+        made[part.block.index] = _quantize_block(asked, part, journal)
         if store is not None:
-            store.save(block.index, made[block.index])
+            store.save(part.block.index, made[part.block.index])
+        del part  # so that the statistics of one block are in memory
     if not asked.sequential:  # only now: the blocks after them were to see the original model
-        _put_back(asked, found, kept, journal)
+        for block in (block for block in found if block.index in kept):
+            _put_back(asked, block, kept[block.index], journal)
     return [(kept | made)[block.index] for block in found]
 
 
@@ -134,37 +137,39 @@ def _plain(model: Any) -> tuple[Block, ...]:
 
 
 def _statistics(
-    asked: Request, found: tuple[Block, ...], kept: Mapping[int, BlockResult], report: Progress
-) -> Iterator[tuple[Block, Stats | None]]:
-    """Each block that is not done yet, and the statistics of its inputs if there is a calibration."""
+    asked: Request, found: tuple[Block, ...], restored: Callable[[Block], bool], report: Progress
+) -> Iterator[BlockStats]:
+    """Each block that is not done yet, with the statistics of its inputs if there is a calibration."""
     if asked.calibration is not None:
-        for part in stream(asked.loaded, asked.calibration, sequential=asked.sequential, progress=report,
-                           wanted=lambda block: block.index not in kept):  # fmt: skip
-            yield part.block, part.stats
-            del part  # before the next block's are collected
+        paired = asked.sequential and asked.method.paired
+        yield from stream(asked.loaded, asked.calibration, sequential=asked.sequential, paired=paired,
+                          ahead=asked.method.scale is not None, progress=report, restored=restored)  # fmt: skip
         return
     for block in found:
         report(block.name, block.index / len(found))
-        if block.index not in kept:
-            yield block, None
+        if not restored(block):
+            yield BlockStats(block, {})
 
 
-def _quantize_block(asked: Request, block: Block, stats: Stats | None, journal: Journal) -> BlockResult:
+def _quantize_block(asked: Request, part: BlockStats, journal: Journal) -> BlockResult:
     """Fold scales, choose codes, put W_hat in place, report."""
+    block = part.block
     journal.save(block.module.parameters())
     columns: dict[str, Tensor] = {}  # what folding multiplied: the columns of an input's readers,
     rows: dict[str, Tensor] = {}  # and divided: the last rows of its maker
     for shared in block.inputs:
-        if stats is not None and (scale := _scale(asked, shared, stats[shared.name])) is not None:
+        if part.stats and (scale := _scale(asked, shared, part.stats[shared.name])) is not None:
             fold(shared, scale)
             columns[shared.name], rows[shared.maker_name] = scale, maker_scale(shared, scale)
     tensors: dict[str, QuantizedTensor] = {}
     reports: list[LayerReport] = []
     for shared in block.inputs:
         names = [name for name in shared.layers if not asked.keeps(name)]
-        seen, scale = stats[shared.name] if stats is not None else None, columns.get(shared.name)
+        scale = columns.get(shared.name)
+        now = _now(part, shared, scale) if names else None
+        seen = now if scale is None else part.stats[shared.name]
         began = time.perf_counter()
-        chosen = _choose(asked, shared, names, seen.scaled(scale) if seen and scale is not None else seen)
+        chosen = _choose(asked, shared, names, now)
         seconds = (time.perf_counter() - began) / max(1, len(names))
         for name, stored in chosen.items():
             weight = shared.layers[name].weight
@@ -174,6 +179,15 @@ def _quantize_block(asked: Request, block: Block, stats: Stats | None, journal: 
         _round_inputs(asked, (shared.layers[name] for name in names), journal)
         tensors |= chosen
     return BlockResult(tensors, columns, _beside(block, tensors), tuple(reports))
+
+
+def _now(part: BlockStats, shared: Input, scale: Tensor | None) -> LayerStats | None:
+    """The statistics of an input after its scale was folded in and, sequentially, the layers before it changed."""
+    if part.step is None:
+        seen = part.stats.get(shared.name)
+        return seen.scaled(scale) if seen and scale is not None else seen
+    new = part.step(shared)  # X is divided by the scale already, X0 is not
+    return new if scale is None or new.C is None else replace(new, C=new.C / scale[:, None])
 
 
 def _scale(asked: Request, shared: Input, stats: LayerStats) -> Tensor | None:
@@ -200,7 +214,7 @@ def _scale(asked: Request, shared: Input, stats: LayerStats) -> Tensor | None:
 def _rounding_loss(Ws: Sequence[Tensor], stats: LayerStats, fmt: Format, scale: Tensor) -> float:
     """tr(E H E') of rounding to nearest after scaling."""
     errors = [fmt.quantize(W * scale).dequantize().to(W) / scale - W for W in Ws]
-    return sum(((E @ stats.H.to(E)) * E).sum().item() for E in errors)
+    return sum(output_errors(E, stats.H.to(E)).sum().item() for E in errors)
 
 
 def _choose(
@@ -255,17 +269,16 @@ def _round_inputs(asked: Request, layers: Iterable[nn.Linear], journal: Journal)
             journal.hook(round_inputs(layer, asked.activations))
 
 
-def _put_back(asked: Request, found: Sequence[Block], results: Mapping[int, BlockResult], journal: Journal) -> None:
-    """Put an earlier run's results in place."""
-    for block in (block for block in found if block.index in results):
-        result, parameters = results[block.index], dict(block.module.named_parameters())
-        journal.save(parameters.values())
-        with torch.no_grad():
-            for name, values in result.parameters.items():
-                parameters[name].copy_(values)
-        for name, stored in result.tensors.items():
-            _replace(block.layers[name].weight, stored)
-        _round_inputs(asked, (block.layers[name] for name in result.tensors), journal)
+def _put_back(asked: Request, block: Block, result: BlockResult, journal: Journal) -> None:
+    """Put an earlier run's result in place."""
+    parameters = dict(block.module.named_parameters())
+    journal.save(parameters.values())
+    with torch.no_grad():
+        for name, values in result.parameters.items():
+            parameters[name].copy_(values)
+    for name, stored in result.tensors.items():
+        _replace(block.layers[name].weight, stored)
+    _round_inputs(asked, (block.layers[name] for name in result.tensors), journal)
 
 
 def _outside(asked: Request, journal: Journal) -> BlockResult:

@@ -12,15 +12,20 @@ The first needs no data; a method that makes it worse can make the second better
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from quantlab.core import LayerStats, QuantizedTensor
+from quantlab.atomic import explained
+from quantlab.core import LayerStats, QuantizedTensor, output_errors
 from quantlab.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -54,7 +59,7 @@ def layer_report(
     output = loss = None
     if stats is not None:
         H = stats.H.to(W)
-        wrong, whole = ((E @ H) * E).sum().item(), ((W @ H) * W).sum().item()
+        wrong, whole = (output_errors(of, H).sum().item() for of in (E, W))
         output, loss = _share(wrong, whole), wrong / stats.n_tokens
     weight = _share(E.square().sum().item(), W.square().sum().item())
     return LayerReport(name, stored.shape, stored.fmt.name, stored.nbytes, weight, output, loss, seconds)
@@ -64,24 +69,47 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0  # a layer of zeros loses nothing
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Where the values of a parameter lie in the journal's file."""
+
+    parameter: Tensor
+    dtype: torch.dtype
+    begin: int
+    nbytes: int
+
+
 class Journal:
-    """What was changed in a model, so that it can be put back bit for bit."""
+    """What was changed in a model, so that it can be put back bit for bit.
+
+    The original weights wait in a file without a name, which vanishes with this process: in memory they would take half
+    of what the model takes.
+    """
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._before: dict[int, _Kept] = {}
         self._hooks: list[RemovableHandle] = []
+        self._file: IO[bytes] | None = None
 
     def save(self, parameters: Iterable[Tensor]) -> None:
-        """Remember these before they are changed; in bfloat16 where that loses nothing, as models are published."""
+        """Remember these before they are changed; in bfloat16 where that loses nothing, as models are published.
+
+        Raises QuantlabError where the disk is full.
+        """
         for parameter in parameters:
             if id(parameter) not in self._before:
-                exact = parameter.detach().clone()
+                exact = parameter.detach()
                 small = exact.to(torch.bfloat16)
-                self._before[id(parameter)] = (parameter, small if torch.equal(small.to(exact.dtype), exact) else exact)
+                values = small if torch.equal(small.to(exact.dtype), exact) else exact
+                self._before[id(parameter)] = self._write(parameter, values)
 
     def before(self, parameter: Tensor) -> Tensor:
         """What it was, in its own type."""
-        return self._before[id(parameter)][1].to(parameter.dtype)
+        kept = self._before[id(parameter)]
+        assert self._file is not None
+        self._file.seek(kept.begin)
+        values = torch.frombuffer(bytearray(self._file.read(kept.nbytes)), dtype=kept.dtype)
+        return values.reshape(parameter.shape).to(parameter)
 
     def hook(self, handle: RemovableHandle) -> None:
         """Remember a hook that is part of the change."""
@@ -90,12 +118,26 @@ class Journal:
     def undo(self) -> None:
         """Put everything back, and forget it."""
         with torch.no_grad():
-            for parameter, values in self._before.values():
-                parameter.copy_(values)
+            for kept in self._before.values():
+                kept.parameter.copy_(self.before(kept.parameter))
         for handle in self._hooks:
             handle.remove()
         self._before.clear()
         self._hooks.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, parameter: Tensor, values: Tensor) -> _Kept:
+        folder = Path(tempfile.gettempdir())
+        with explained(folder / "the original weights"):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (as long as the journal lives)
+                weakref.finalize(self, self._file.close)
+            begin = self._file.seek(0, os.SEEK_END)
+            self._file.write(values.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            self._file.flush()
+        return _Kept(parameter, values.dtype, begin, values.nbytes)
 
 
 @dataclass(frozen=True)
@@ -103,8 +145,8 @@ class Quantized:
     """A model whose weights were replaced by their quantized values, and what is known about it.
 
     tensors: layer name -> what is stored. scales: first layer of an input -> what its channels were multiplied by.
-    nbytes: the whole model, everything that is not quantized in bfloat16. peak_bytes: memory the work took, the copy of
-    the original weights included.
+    nbytes: the whole model, everything that is not quantized in bfloat16. peak_bytes: memory the work took; the
+    original weights wait on the disk.
     """
 
     loaded: LoadedModel

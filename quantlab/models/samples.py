@@ -20,7 +20,7 @@ from quantlab.assets import bundled
 from quantlab.errors import QuantlabError
 from quantlab.models.load import LoadedModel
 
-TOKENS = 4096  # in a batch
+TOKENS = 1024  # in a batch
 CUTS = ("whole", "split", "pack")
 
 

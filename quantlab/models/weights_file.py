@@ -21,6 +21,7 @@ from typing import Any
 from quantlab.errors import QuantlabError
 
 MAX_HEADER = 100_000_000  # bytes, the limit that the format sets
+MAX_DIMENSIONS = 64  # of a tensor, torch's own limit; the product of a million sizes takes hours
 BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,
     "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -99,7 +100,7 @@ def _entry(path: Path, name: str, value: Any, size: int) -> Entry:
     try:
         dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
         numbers = [begin, end, *shape]
-        if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        if len(shape) > MAX_DIMENSIONS or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
             raise ValueError("not a size")
         bits = BITS[dtype] * math.prod(shape)
     except (KeyError, TypeError, ValueError) as error:

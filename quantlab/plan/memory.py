@@ -2,7 +2,8 @@
 
     weights     every tensor of the config, in the bytes of its format           exact
     KV cache    2 x layers x kv_heads x head_dim x bits / 8, for each token      exact
-                (2: a key and a value; a sliding window keeps at most `window` tokens of each text)
+                (2: a key and a value; a sliding window keeps at most `window` tokens of each text; latent attention
+                keeps one compressed vector instead)
     overhead    CUDA context, activations, CUDA graphs: OVERHEAD_BYTES a GPU     an assumption, see there
 
 Units: GB is 10^9 bytes, GiB is 2^30 (7% more). Bytes are whole numbers here; only what is printed is rounded.
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from quantlab.errors import UsageError
+from quantlab.plan.blocks import distinct_tensors
 from quantlab.plan.gpus import GPUS, Gpu
 from quantlab.plan.gpus import gpu as gpu_named
 from quantlab.plan.models import ModelShape, shape_of
@@ -47,14 +49,22 @@ def nominal_bytes(parameters: int, bits: float) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _weights(shape: ModelShape, fmt: str, embeddings: str | None) -> tuple[tuple[str, int], ...]:
-    same = fmt not in MIXES  # then every block weighs the same, and one stands for all
-    counted = replace(shape, layers=1) if same else shape
-    total: Counter[str] = Counter()
-    for tensor in counted.tensors():
+def weights_by_role(shape: ModelShape, fmt: str, embeddings: str | None = None) -> tuple[tuple[str, str, int], ...]:
+    """(kind, role, bytes) of a checkpoint: what each sort of matrix takes in all layers together."""
+    total: Counter[tuple[str, str]] = Counter()
+    # in a mixture of types a layer's place counts; elsewhere one block of each sort stands for all of them
+    tensors = ((t, 1) for t in shape.tensors()) if fmt in MIXES else distinct_tensors(shape)
+    for tensor, times in tensors:
         rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
         nbytes = layout_of(tensor, shape, fmt, embeddings).matrix_bytes(rows, columns)
-        total[tensor.kind] += nbytes * (shape.layers if same and tensor.layer is not None else 1)
+        total[tensor.kind, tensor.role] += nbytes * times * tensor.copies
+    return tuple((kind, role, nbytes) for (kind, role), nbytes in total.items())
+
+
+def _weights(shape: ModelShape, fmt: str, embeddings: str | None) -> tuple[tuple[str, int], ...]:
+    total: Counter[str] = Counter()
+    for kind, _, nbytes in weights_by_role(shape, fmt, embeddings):
+        total[kind] += nbytes
     return tuple(total.items())
 
 
@@ -79,15 +89,22 @@ def kv_bytes_per_token(model: Model, kv_bits: float = 16) -> int:
     320
     """
     shape = shape_of(model)
-    numbers = 2 * shape.layers * shape.kv_heads * shape.head_dim
-    return math.ceil(numbers * _number("kv_bits", kv_bits, 1, 32) / 8)
+    return math.ceil(shape.layers * shape.kv_numbers * _number("kv_bits", kv_bits, 1, 32) / 8)
 
 
-def kept_tokens(model: Model, context: int) -> int:
-    """How many tokens of a text of `context` tokens stay in the cache: all, or the sliding window."""
-    window = shape_of(model).window
-    tokens = _whole("context", context, 10**8)
-    return tokens if window is None else min(tokens, window)
+def kv_cache_bytes(model: Model, context: int, batch: int = 1, kv_bits: float = 16, block: int = 1) -> int:
+    """Bytes of KV cache for `batch` texts of `context` tokens, each rounded up to whole blocks in every layer.
+
+    A layer with a sliding window keeps its last tokens only: Gemma 3 in 5 of 6 layers.
+
+    >>> kv_cache_bytes("gemma-3-27b", 131072) / kv_cache_bytes("gemma-3-27b", 1024) < 128 / 4
+    True
+    """
+    shape, tokens = shape_of(model), _whole("context", context, 10**8)
+    whole, texts = -(-tokens // block) * block, _whole("batch", batch, 10**6)
+    kept = whole if shape.window is None else min(whole, -(-shape.window // block) * block)
+    in_layers = (shape.layers - shape.windowed_layers) * whole + shape.windowed_layers * kept
+    return math.ceil(texts * in_layers * shape.kv_numbers * _number("kv_bits", kv_bits, 1, 32) / 8)
 
 
 @dataclass(frozen=True)
@@ -154,14 +171,13 @@ def memory(
     >>> fits(plan, "a10"), fits(plan, "a100-80")
     (False, True)
     """
-    shape, per_token = shape_of(model), kv_bytes_per_token(model, kv_bits)
-    tokens = kept_tokens(shape, context) * _whole("batch", batch, 10**6)
+    shape = shape_of(model)
     return MemoryPlan(
         shape=shape, fmt=check_format(fmt), context=context, batch=batch, kv_bits=kv_bits,
         gpus=_whole("gpus", gpus, 1024),
         weights=_weights(shape, check_format(fmt), embeddings),
-        kv_bytes_per_token=per_token,
-        kv_bytes=per_token * tokens,
+        kv_bytes_per_token=kv_bytes_per_token(shape, kv_bits),
+        kv_bytes=kv_cache_bytes(shape, context, batch, kv_bits),
         overhead_bytes=gpus * round(_number("overhead_bytes", overhead_bytes, 0, 10**12)),
     )  # fmt: skip
 
@@ -205,7 +221,10 @@ def max_tokens(
     embeddings: str | None = None,
     overhead_bytes: int = OVERHEAD_BYTES,
 ) -> int:
-    """Tokens of KV cache, over all texts together, that fit beside the weights; 0 when the weights do not fit."""
+    """Tokens of KV cache, over all texts together, that fit beside the weights; 0 when the weights do not fit.
+
+    Each is counted in every layer: texts longer than a sliding window need less, see `max_context`.
+    """
     empty = memory(model, fmt, 1, gpus=gpus, kv_bits=kv_bits, embeddings=embeddings, overhead_bytes=overhead_bytes)
     return tokens_in(free_bytes(empty, gpu, utilization) + empty.kv_bytes, model, kv_bits)
 
@@ -213,17 +232,35 @@ def max_tokens(
 def max_batch(model: Model, fmt: str, gpu: Gpu | str, context: int, *, gpus: int = 1, kv_bits: float = 16,
               utilization: float = 1.0) -> int:  # fmt: skip
     """How many texts of `context` tokens fit at the same time."""
-    tokens = max_tokens(model, fmt, gpu, gpus=gpus, kv_bits=kv_bits, utilization=utilization)
-    return tokens // (math.ceil(kept_tokens(model, context) / VLLM_BLOCK) * VLLM_BLOCK)
+    empty = memory(model, fmt, 1, gpus=gpus, kv_bits=kv_bits)
+    room = free_bytes(empty, gpu, utilization) + empty.kv_bytes
+    return max(0, room) // kv_cache_bytes(model, context, 1, kv_bits, VLLM_BLOCK)
 
 
 def max_context(model: Model, fmt: str, gpu: Gpu | str, batch: int = 1, *, gpus: int = 1, kv_bits: float = 16,
                 utilization: float = 1.0) -> int:  # fmt: skip
     """The longest text that fits for each of `batch`, at most what the model was made for."""
-    shape = shape_of(model)
-    tokens = max_tokens(model, fmt, gpu, gpus=gpus, kv_bits=kv_bits, utilization=utilization)
-    each = tokens // _whole("batch", batch, 10**6)
-    return shape.context if each >= kept_tokens(shape, shape.context) else each
+    empty = memory(model, fmt, 1, gpus=gpus, kv_bits=kv_bits)
+    room = free_bytes(empty, gpu, utilization) + empty.kv_bytes
+    return longest_context(shape_of(model), room // _whole("batch", batch, 10**6), kv_bits)
+
+
+def longest_context(shape: ModelShape, nbytes: int, kv_bits: float = 16, block: int = VLLM_BLOCK) -> int:
+    """The longest text whose KV cache takes at most so many bytes, in whole blocks, and at most the model's context.
+
+    >>> longest_context(shape_of("llama-3.1-8b"), 2**30)
+    8192
+    """
+    if nbytes >= kv_cache_bytes(shape, shape.context, 1, kv_bits, block):
+        return shape.context
+    low, high = 0, -(-shape.context // block)  # blocks: `low` fit, `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if kv_cache_bytes(shape, middle * block, 1, kv_bits, block) <= nbytes:
+            low = middle
+        else:
+            high = middle
+    return low * block
 
 
 def _card(gpu: Gpu | str) -> Gpu:

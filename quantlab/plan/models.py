@@ -1,92 +1,95 @@
-"""Real models as data: the numbers of their config.json, from the Hub repository and date beside each.
+"""Real models by name: the numbers of their config.json, from the Hub repository and month beside each.
 
 >>> shape_of("llama-3.1-8b").parameters
 8030261248
+>>> shape_of("70b").name  # as old guides write it
+'llama-2-70b'
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quantlab.assets import bundled
 from quantlab.errors import QuantlabError, unknown
+from quantlab.plan.blocks import TensorSpec
 from quantlab.plan.configs import read_config, shape_from_config
-from quantlab.plan.shapes import KINDS, LINEAR, ModelShape, TensorSpec
+from quantlab.plan.model_data import ALIASES, ROWS
+from quantlab.plan.shapes import KINDS, LINEAR, ModelShape
 
 __all__ = [
     "KINDS", "LINEAR", "MODELS", "TINY", "ModelShape", "TensorSpec",
-    "model_names", "read_config", "shape_from_config", "shape_of",
+    "canonical", "model_names", "read_config", "shape_from_config", "shape_of",
 ]  # fmt: skip
 
 TINY = "tiny"  # the bundled story-teller; its shape is read from its own config.json
 
 
-def _model(
-    name: str,
-    dims: tuple[int, int, int, int, int, int, int, int],
-    source: str,
-    *,
-    tied: bool = False,
-    window: int | None = None,
-    qk_norm: bool = False,
-    biased: tuple[str, ...] = (),
-) -> ModelShape:
-    layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context = dims
-    return ModelShape(
-        name, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context, tied, window, qk_norm, biased,
-        f"config.json of {source}",
-    )  # fmt: skip
+class _Models(Mapping[str, ModelShape]):
+    """Name -> shape; each is built when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, ModelShape] = {}
+
+    def __getitem__(self, name: str) -> ModelShape:
+        if name not in self._built:
+            (layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context), repo, date, more = ROWS[name]
+            self._built[name] = ModelShape(
+                name, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context,
+                source=f"config.json of {repo}, {date}", **more,
+            )  # fmt: skip
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ROWS)
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in ROWS
 
 
-_ALL = (
-    #                        layers hidden  inter. heads kv  d    vocab   context
-    _model("llama-2-7b",     (32,  4096,  11008,  32,  32, 128,  32000,   4096), "meta-llama/Llama-2-7b-hf, 2023-07"),
-    _model("llama-2-13b",    (40,  5120,  13824,  40,  40, 128,  32000,   4096), "meta-llama/Llama-2-13b-hf, 2023-07"),
-    _model("llama-2-70b",    (80,  8192,  28672,  64,   8, 128,  32000,   4096), "meta-llama/Llama-2-70b-hf, 2023-07"),
-    _model("codellama-34b",  (48,  8192,  22016,  64,   8, 128,  32000,  16384), "codellama/CodeLlama-34b-hf, 2023-08"),
-    _model("llama-3-8b",     (32,  4096,  14336,  32,   8, 128, 128256,   8192), "meta-llama/Meta-Llama-3-8B, 2024-04"),
-    _model("llama-3-70b",    (80,  8192,  28672,  64,   8, 128, 128256,   8192),
-           "meta-llama/Meta-Llama-3-70B, 2024-04"),
-    _model("llama-3.1-8b",   (32,  4096,  14336,  32,   8, 128, 128256, 131072), "meta-llama/Llama-3.1-8B, 2024-07"),
-    _model("llama-3.1-70b",  (80,  8192,  28672,  64,   8, 128, 128256, 131072), "meta-llama/Llama-3.1-70B, 2024-07"),
-    # some copies of this config.json say 16 KV heads, which doubles the KV cache
-    _model("llama-3.1-405b", (126, 16384, 53248, 128,   8, 128, 128256, 131072), "meta-llama/Llama-3.1-405B, 2024-07"),
-    _model("llama-3.3-70b",  (80,  8192,  28672,  64,   8, 128, 128256, 131072),
-           "meta-llama/Llama-3.3-70B-Instruct, 2024-12"),
-    _model("mistral-7b",     (32,  4096,  14336,  32,   8, 128,  32000,  32768), "mistralai/Mistral-7B-v0.1, 2023-09",
-           window=4096),
-    _model("qwen2.5-7b",     (28,  3584,  18944,  28,   4, 128, 152064,  32768), "Qwen/Qwen2.5-7B-Instruct, 2024-09",
-           biased=("q_proj", "k_proj", "v_proj")),
-    _model("qwen3-4b",       (36,  2560,   9728,  32,   8, 128, 151936,  40960), "Qwen/Qwen3-4B, 2025-04",
-           tied=True, qk_norm=True),
-    _model("qwen3-8b",       (36,  4096,  12288,  32,   8, 128, 151936,  40960), "Qwen/Qwen3-8B, 2025-04",
-           qk_norm=True),
-    _model("smollm2-135m",   (30,   576,   1536,   9,   3,  64,  49152,   8192), "HuggingFaceTB/SmolLM2-135M, 2024-10",
-           tied=True),
-)  # fmt: skip
-MODELS = {shape.name: shape for shape in _ALL}
+MODELS: Mapping[str, ModelShape] = _Models()
+_REPOSITORIES = {row[1].lower(): name for name, row in ROWS.items()}
 
 
 def model_names() -> list[str]:
-    """Every name that `shape_of` knows, smallest model first."""
+    """Every name that `shape_of` knows, smallest model first; the aliases of old guides left out."""
     return [TINY, *sorted(MODELS, key=lambda name: MODELS[name].parameters)]
 
 
-def shape_of(model: str | Path | ModelShape) -> ModelShape:
+def canonical(model: str) -> str | None:
+    """The name in the table that a spelling stands for, or None: an alias, a repository of the Hub, any case.
+
+    >>> canonical("meta-llama/Llama-3.3-70B-Instruct"), canonical("13B"), canonical("gpt-2")
+    ('llama-3.3-70b', 'llama-2-13b', None)
+    """
+    name = model.strip().lower()
+    name = ALIASES.get(name, name)
+    for spelling in (name, _REPOSITORIES.get(name), name.removesuffix("-instruct"), name.removesuffix("-it")):
+        if spelling == TINY or spelling in ROWS:
+            return spelling
+    return None
+
+
+def shape_of(model: str | os.PathLike[str] | ModelShape) -> ModelShape:
     """The shape of a model: a name such as `llama-3.1-8b` or `tiny`, a model's folder, or a config.json.
 
     Raises UsageError for an unknown name (with the nearest one), QuantlabError for a config that cannot be read.
     """
     if isinstance(model, ModelShape):
         return model
-    name = str(model).strip().lower()
+    name = canonical(str(model))
     if name == TINY:
         return read_config(bundled("assets/story-model"), TINY)
-    if name in MODELS:
+    if name is not None:
         return MODELS[name]
     path = Path(model)
     if path.exists():
         return read_config(path)
     if path.suffix == ".json":
         raise QuantlabError(f"there is no {path}; give a model's folder or its config.json")
-    raise unknown("model", name, model_names())
+    raise unknown("model", str(model).strip().lower(), model_names())

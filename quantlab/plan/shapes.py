@@ -1,56 +1,68 @@
-"""The shape of a transformer, tensor by tensor: everything that its memory follows from.
+"""The shape of a transformer: the numbers that its memory follows from. Its tensors are in quantlab.plan.blocks.
 
-A decoder of the Llama family is one embedding, `layers` identical blocks, a last norm and an output head. In one block,
-with h = hidden, d = head_dim, each matrix written [outputs, inputs] as checkpoints store it:
+Where families differ, and what it changes:
 
-    input_layernorm      [h]                 q_proj  [heads x d, h]        gate_proj  [intermediate, h]
-    k_norm, q_norm       [d]  (Qwen3)        k_proj  [kv_heads x d, h]     up_proj    [intermediate, h]
-    post_attention_      [h]                 v_proj  [kv_heads x d, h]     down_proj  [h, intermediate]
-    layernorm                                o_proj  [h, heads x d]
-
-Grouped-query attention is `kv_heads < heads`: fewer keys and values, hence a smaller KV cache. `head_dim` is its own
-number: Qwen3-4B has hidden / heads = 80 and a head_dim of 128. Left out here: mixtures of experts, latent attention,
-windows in some layers only.
+    kv_heads < heads       grouped queries share keys and values: a smaller KV cache
+    head_dim               its own number: Qwen3-4B has hidden / heads = 80 and a head_dim of 128
+    window, full_layers    a sliding window keeps its last tokens only; Gemma lets every 2nd or 6th layer keep all
+    experts                a router picks `per_token` of `count` small MLPs: all in memory, few of them read
+    latent                 DeepSeek's attention caches one compressed vector for all heads (`kv_rank + rope` numbers)
+    fused, post_norms      Phi-3 stores q, k, v (and gate, up) as one matrix; Gemma 2 and 3 have four norms in a block
+    vision                 a tower for pictures beside the text model, never quantized here
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from quantlab.errors import UsageError
 
-KINDS = ("embedding", "lm_head", "attention", "mlp", "norm", "bias")
-LINEAR = ("attention", "mlp")  # the kinds that a quantizer touches by default
+if TYPE_CHECKING:
+    from quantlab.plan.blocks import TensorSpec
+
+KINDS = ("embedding", "lm_head", "attention", "mlp", "experts", "router", "norm", "bias", "vision")
+LINEAR = ("attention", "mlp", "experts")  # the kinds that a quantizer touches by default
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """One tensor of a checkpoint: its name there, its shape, and its kind (one of KINDS)."""
+class Experts:
+    """A mixture of experts: `per_token` of `count` MLPs of `intermediate` run for a token.
 
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    layer: int | None = None
+    `shared` is the width of an MLP that always runs, `dense` the layers that have a plain MLP instead, `corrected`
+    whether the router carries a bias for balance (DeepSeek-V3).
+    """
 
-    @property
-    def weights(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
+    count: int
+    per_token: int
+    intermediate: int
+    shared: int = 0
+    dense: tuple[int, ...] = ()
+    corrected: bool = False
 
-    @property
-    def role(self) -> str:
-        """The module it belongs to, such as `down_proj`."""
-        return self.name.split(".")[-2]
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention: keys and values come out of one vector of `kv_rank` numbers, and `rope` positions.
+
+    `q_rank` compresses the queries likewise (None: not), `nope` and `value` are the sizes of a head.
+    """
+
+    kv_rank: int
+    q_rank: int | None
+    nope: int
+    rope: int
+    value: int
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """The numbers of a config.json that memory follows from.
 
-    `window` is a sliding attention window in tokens (None: every token is kept), `context` the longest text the model
-    was made for, `biased` the projections that carry a bias.
+    `window` is a sliding attention window in tokens (None: every token is kept), in all but `full_layers` layers;
+    `context` the longest text the model was made for, `biased` the projections that carry a bias, `vision` the
+    parameters of a vision tower. With `latent`, head_dim is the size of a query.
     """
 
     name: str
@@ -67,6 +79,12 @@ class ModelShape:
     qk_norm: bool = False
     biased: tuple[str, ...] = ()
     source: str = ""
+    full_layers: int = 0
+    post_norms: bool = False
+    fused: bool = False
+    experts: Experts | None = None
+    latent: Latent | None = None
+    vision: int = 0
 
     def __post_init__(self) -> None:
         sizes = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab", "context")
@@ -79,60 +97,60 @@ class ModelShape:
                 f"{self.name}: {self.heads} attention heads cannot share {self.kv_heads} KV heads evenly; "
                 "kv_heads must divide heads"
             )
+        if self.experts is not None and self.experts.per_token > self.experts.count:
+            raise UsageError(
+                f"{self.name}: {self.experts.per_token} experts run for a token, and there are only "
+                f"{self.experts.count}; one of the two numbers is wrong"
+            )
 
     def tensors(self) -> tuple[TensorSpec, ...]:
         """Every tensor of the checkpoint, in order; a tied output head is not stored twice."""
-        return _tensors(self)
+        from quantlab.plan.blocks import tensors_of
+
+        return tensors_of(self)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        from quantlab.plan.blocks import counts_of
+
+        return counts_of(self)
 
     @property
     def parameters(self) -> int:
         """All weights, tied ones counted once: the number that a model card gives."""
-        return sum(tensor.weights for tensor in self.tensors())
+        return sum(self._counts.values())
 
     @property
     def linear_parameters(self) -> int:
         """The weights of the projections inside the blocks: what a quantizer touches by default."""
-        return sum(tensor.weights for tensor in self.tensors() if tensor.kind in LINEAR)
+        return sum(self._counts.get(kind, 0) for kind in LINEAR)
+
+    @property
+    def active_parameters(self) -> int:
+        """The weights that one token is multiplied with, the embedding among them: fewer in a mixture of experts."""
+        if self.experts is None:
+            return self.parameters - self.vision
+        idle = self._counts["experts"] * (self.experts.count - self.experts.per_token) // self.experts.count
+        return self.parameters - self.vision - idle
 
     @property
     def kv_group(self) -> int:
         """How many query heads share one key and value head (1: multi-head attention)."""
         return self.heads // self.kv_heads
 
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers that one token leaves in the KV cache of one layer: a key and a value for each KV head.
 
-def _block(shape: ModelShape) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """(module, shape, kind) of every weight in one block."""
-    h, m = shape.hidden, shape.intermediate
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norm_of_heads: tuple[tuple[str, tuple[int, ...], str], ...] = (
-        ("self_attn.q_norm", (shape.head_dim,), "norm"),
-        ("self_attn.k_norm", (shape.head_dim,), "norm"),
-    )
-    return (
-        ("self_attn.q_proj", (q, h), "attention"),
-        ("self_attn.k_proj", (kv, h), "attention"),
-        ("self_attn.v_proj", (kv, h), "attention"),
-        ("self_attn.o_proj", (h, q), "attention"),
-        *(norm_of_heads if shape.qk_norm else ()),
-        ("mlp.gate_proj", (m, h), "mlp"),
-        ("mlp.up_proj", (m, h), "mlp"),
-        ("mlp.down_proj", (h, m), "mlp"),
-        ("input_layernorm", (h,), "norm"),
-        ("post_attention_layernorm", (h,), "norm"),
-    )
+        >>> from quantlab.plan.models import shape_of
+        >>> [shape_of(name).kv_numbers for name in ("llama-3.1-8b", "deepseek-v3")]
+        [2048, 576]
+        """
+        if self.latent is not None:
+            return self.latent.kv_rank + self.latent.rope
+        return 2 * self.kv_heads * self.head_dim
 
-
-@lru_cache(maxsize=64)
-def _tensors(shape: ModelShape) -> tuple[TensorSpec, ...]:
-    specs = [TensorSpec("model.embed_tokens.weight", (shape.vocab, shape.hidden), "embedding")]
-    block = _block(shape)
-    for layer in range(shape.layers):
-        for module, size, kind in block:
-            name = f"model.layers.{layer}.{module}"
-            specs.append(TensorSpec(f"{name}.weight", size, kind, layer))
-            if module.split(".")[-1] in shape.biased:
-                specs.append(TensorSpec(f"{name}.bias", size[:1], "bias", layer))
-    specs.append(TensorSpec("model.norm.weight", (shape.hidden,), "norm"))
-    if not shape.tied:
-        specs.append(TensorSpec("lm_head.weight", (shape.vocab, shape.hidden), "lm_head"))
-    return tuple(specs)
+    @property
+    def windowed_layers(self) -> int:
+        """Layers that keep at most `window` tokens of a text."""
+        return 0 if self.window is None else self.layers - self.full_layers

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from quantlab.errors import UsageError
 from quantlab.lesson.message import number
 from quantlab.plots import theme
+from quantlab.plots.strokes import strokes
 from quantlab.plots.theme import Picture
 
 
@@ -22,7 +23,7 @@ def number_lines(rows: Mapping[str, Sequence[float]], title: str = "Which number
         for row, levels in enumerate(rows.values()):
             places = _shares(levels)
             width = 2.2 if len(places) <= 16 else 0.7
-            axes.vlines(places, row - 0.3, row + 0.3, color=theme.BLUE, linewidth=width)
+            strokes(axes, places, row - 0.3, row + 0.3, color=theme.BLUE, linewidth=width)
         axes.set_yticks(range(len(rows)), [f"{name}: {len(_shares(rows[name]))} values" for name in rows])
         axes.tick_params(axis="y", labelcolor=theme.INK)
         axes.set(xlim=(-1.03, 1.03), ylim=(len(rows) - 0.5, -0.5), xlabel="share of the largest value")
@@ -70,15 +71,17 @@ def snapped_picture(now: Snapped, before: Snapped | None = None) -> Picture:
         picture, (axes,) = Picture.blank(9.4, 2.9)
         picture.subplots_adjust(left=0.03, right=0.97, top=0.72, bottom=0.17)
         many = len(now.levels) > 32
-        axes.vlines(now.levels, -0.55, 0.05, color=theme.BLUE, linewidth=0.6 if many else 1.6)
+        strokes(axes, now.levels, -0.55, 0.05, color=theme.BLUE, linewidth=0.6 if many else 1.6)
         if before is not None:
-            axes.vlines(before.levels, -1.0, -0.68, color=theme.GREY, linewidth=0.5 if many else 1, linestyle="dotted")
+            strokes(
+                axes, before.levels, -1.0, -0.68, color=theme.GREY, linewidth=0.5 if many else 1, linestyle="dotted"
+            )
         axes.scatter(now.weights, [0.42] * len(now.weights), s=26, color=theme.GREY, alpha=0.55, linewidth=0)
         axes.scatter([now.weight], [0.42], s=64, color=theme.VERMILION, zorder=4)
         axes.annotate(
             "", (now.value, 0.06), xytext=(now.weight, 0.42), arrowprops={"arrowstyle": "-|>", "color": theme.VERMILION}
         )
-        axes.vlines([now.value], -0.55, 0.05, color=theme.VERMILION, linewidth=3, zorder=3)
+        strokes(axes, [now.value], -0.55, 0.05, color=theme.VERMILION, linewidth=3, zorder=3)
         reach = max(abs(x) for x in (*now.weights, *now.levels, *(before.levels if before else ())))
         side = "left" if now.weight < 0 else "right"  # towards the middle
         axes.annotate(

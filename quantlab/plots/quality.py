@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -33,7 +34,8 @@ NEAR = 1.1  # times the baseline's perplexity: points nearer than that are named
 def quality_vs_bits(rows: Sequence[Row], title: str = "What fewer bits cost") -> Picture:
     """KL divergence from the baseline, with its standard error, and perplexity, both against bits a weight.
 
-    `rows` are those of `quantlab compare --json`; the row whose format is `bf16` is the baseline.
+    `rows` are those of `quantlab compare --json`; the one named `bf16` is the baseline. Where many have the same bits,
+    `quality_at_bits` has room for their names.
     """
     baseline, others = _split(rows)
     looks = _looks(others)
@@ -49,13 +51,11 @@ def quality_vs_bits(rows: Sequence[Row], title: str = "What fewer bits cost") ->
         for axes, key, named in ((left, "kl_mean", others), (right, "perplexity", far)):
             axes.set_xlabel("bits per weight, scales included")
             at = [(row["bits_per_weight"], _shown(row[key])) for row in others]
-            label_points(axes, [(*at[others.index(row)], row["format"]) for row in named], avoid=at)
+            label_points(axes, [(*at[others.index(row)], row["name"]) for row in named], avoid=at)
         picture.text(0.012, 0.945, title, size=11.5, weight="bold")
-        handles = [
-            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=name)
-            for name, (colour, marker) in looks.items()
-        ]
-        picture.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.004, 0.935), ncols=8, handletextpad=0.2)
+        picture.legend(
+            handles=_handles(looks), loc="upper left", bbox_to_anchor=(0.004, 0.935), ncols=8, handletextpad=0.2
+        )
         picture.words = quality_words(rows)
     return picture
 
@@ -63,24 +63,93 @@ def quality_vs_bits(rows: Sequence[Row], title: str = "What fewer bits cost") ->
 def quality_words(rows: Sequence[Row]) -> str:
     """What `quality_vs_bits` shows, in words: every point, from the fewest bits to the most."""
     baseline, others = _split(rows)
-    absent = [str(row["format"]) for row in rows if row["format"] != "bf16" and row not in others]
     told = [
-        f"{row['format']} at {number(round(row['bits_per_weight'], 2))} bits: "
+        f"{row['name']} at {number(round(row['bits_per_weight'], 2))} bits: "
         f"KL {row['kl_mean']:.2g} ± {row['kl_stderr']:.1g}, perplexity {number(row['perplexity'])}"
         for row in sorted(others, key=lambda row: row["bits_per_weight"])
     ]
     return (
         "KL divergence from bf16, and perplexity, against bits per weight. "
-        f"The baseline bf16 has perplexity {number(baseline['perplexity'])}. {'; '.join(told)}."
-        + (f" Not drawn, for want of a finite figure: {', '.join(absent)}." if absent else "")
+        f"The baseline bf16 has perplexity {number(baseline['perplexity'])}. {'; '.join(told)}." + _absent(rows, others)
     )
 
 
+def quality_at_bits(rows: Sequence[Row], title: str = "Who keeps the most at these bits") -> Picture:
+    """KL divergence from the baseline for each row, the best on top, and the bits that each really takes.
+
+    `rows` as for `quality_vs_bits`; those that cannot be told apart from the best have their names in bold.
+    """
+    _, others = _split(rows)
+    looks, ranked = _looks(others), sorted(others, key=lambda row: row["kl_mean"])
+    height = 1.4 + 0.29 * len(ranked)
+    with theme.style():
+        picture, (left, right) = Picture.blank(10, height, panels=2)
+        top, bottom = 1 - 0.98 / height, 0.35 / height
+        for axes, x0, width in ((left, 0.3, 0.44), (right, 0.79, 0.19)):
+            axes.set_position((x0, bottom, width, top - bottom))
+            axes.set(ylim=(len(ranked) - 0.4, -0.6))
+            axes.grid(axis="y", visible=False)
+        _dots(left, ranked, looks)
+        _sizes(right, ranked, looks)
+        picture.text(0.012, 1 - 0.26 / height, title, size=11.5, weight="bold")
+        picture.legend(handles=_handles(looks), loc="upper left", bbox_to_anchor=(0.004, 1 - 0.3 / height), ncols=8,
+                       handletextpad=0.2)  # fmt: skip
+        picture.words = ranking_words(rows)
+    return picture
+
+
+def ranking_words(rows: Sequence[Row]) -> str:
+    """What `quality_at_bits` shows, in words: every row, from the best to the worst."""
+    baseline, others = _split(rows)
+    ranked = sorted(others, key=lambda row: row["kl_mean"])
+    told = [
+        f"{row['name']} {row['kl_mean']:.2g} ± {row['kl_stderr']:.1g}, {number(round(row['bits_per_weight'], 2))} bits"
+        for row in ranked
+    ]
+    ties = [str(row["name"]) for row in ranked[1:] if row.get("tied")]
+    return (
+        f"KL divergence from bf16 (perplexity {number(baseline['perplexity'])}), the lowest first: {'; '.join(told)}."
+        + (f" Not to be told apart from {ranked[0]['name']}: {', '.join(ties)}." if ties else "")
+        + _absent(rows, others)
+    )
+
+
+def _dots(axes: Axes, ranked: Sequence[Row], looks: Mapping[str, tuple[str, str]]) -> None:
+    values = [_shown(row["kl_mean"]) for row in ranked]
+    for y, (row, value) in enumerate(zip(ranked, values, strict=True)):
+        colour, marker = looks[str(row["backend"])]
+        axes.errorbar(
+            value, y, xerr=row["kl_stderr"], color=colour, marker=marker, markersize=6.5, markeredgecolor=theme.PAPER,
+            markeredgewidth=0.8, elinewidth=1, capsize=2.5, zorder=3,
+        )  # fmt: skip
+    axes.set_yticks(range(len(ranked)), [str(row["name"]) for row in ranked])
+    for label, row in zip(axes.get_yticklabels(), ranked, strict=True):
+        label.set(weight="bold" if row.get("tied") else "normal", color=theme.INK)
+    _log(axes.set_xscale, axes.xaxis, max(values) / min(values))
+    axes.set_title("Mean KL divergence from bf16, in nats (log scale)", size=9.5, weight="normal")
+
+
+def _sizes(axes: Axes, ranked: Sequence[Row], looks: Mapping[str, tuple[str, str]]) -> None:
+    bits = [row["bits_per_weight"] for row in ranked]
+    axes.barh(
+        range(len(ranked)), bits, height=0.55, color=[looks[str(row["backend"])][0] for row in ranked], alpha=0.45
+    )
+    for y, value in enumerate(bits):
+        axes.annotate(f"{value:.2f}", (value, y), xytext=(3, 0), textcoords="offset points", va="center", size=8.8)
+    axes.set(xlim=(0, 1.25 * max(bits)), yticks=[])
+    axes.set_title("Bits per weight", size=9.5, weight="normal")
+
+
+def _absent(rows: Sequence[Row], drawn: Sequence[Row]) -> str:
+    names = [str(row["name"]) for row in rows if row["name"] != "bf16" and row not in drawn]
+    return f" Not drawn, for want of a finite figure: {', '.join(names)}." if names else ""
+
+
 def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
-    baseline = next((row for row in rows if row["format"] == "bf16"), None)
-    others = [row for row in rows if row["format"] != "bf16" and _measured(row)]
+    baseline = next((row for row in rows if row["name"] == "bf16"), None)
+    others = [row for row in rows if row["name"] != "bf16" and _measured(row)]
     if baseline is None or not others:
-        raise UsageError("the picture needs the row whose format is bf16 and at least one other; compare both")
+        raise UsageError("the picture needs the row named bf16 and at least one other; compare both")
     return baseline, others
 
 
@@ -94,6 +163,14 @@ def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
     names = dict.fromkeys(str(row["backend"]) for row in rows)
     spare = iter(_SPARE)
     return {name: _BACKENDS.get(name) or next(spare, (theme.INK, "X")) for name in names}
+
+
+def _handles(looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:
+    """For the legend."""
+    return [
+        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=name)
+        for name, (colour, marker) in looks.items()
+    ]
 
 
 def _shown(value: float) -> float:
@@ -120,13 +197,18 @@ def _scatter(axes: Axes, rows: Sequence[Row], key: str, looks: Mapping[str, tupl
             row["bits_per_weight"], value, yerr=row[error] if error else None, color=colour, marker=marker,
             markersize=6.5, markeredgecolor=theme.PAPER, markeredgewidth=0.8, elinewidth=1, capsize=2.5, zorder=3,
         )  # fmt: skip
-    axes.set_yscale("log")
     ratio = max(values) / min(values)
+    _log(axes.set_yscale, axes.yaxis, ratio)
     room = ratio**0.1 * 1.1
     axes.set(xlim=(min(min(bits) - 0.5, 1.7), max(bits) + 1.1), ylim=(min(values) / room, max(values) * room))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _log(set_scale: Callable[[str], None], axis: Axis, ratio: float) -> None:
+    """A logarithmic axis with plain numbers; ratio: of its largest value to its smallest."""
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _front(bits: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:

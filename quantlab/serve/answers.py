@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantlab.errors import QuantlabError
 from quantlab.serve import logs
 from quantlab.serve.address import api_url
 from quantlab.serve.client import Client, CutOffError
@@ -32,10 +33,14 @@ class Line:
         ask = self.client.chat if self.chat else self.client.complete
         try:
             yield from ask(question, stream=True, **{"max_tokens": MAX_TOKENS, **options})
-        except CutOffError as error:
+        except QuantlabError as error:
+            look_above = logs.LOOK_ABOVE.search(str(error))  # vLLM sends its reader to the log
+            if not isinstance(error, CutOffError) and not look_above:
+                raise
             time.sleep(0.1)  # the server writes its reason after it has closed the connection
             reason = logs.why(logs.tail(self.log, since=before))
-            raise CutOffError(f"{error}: {reason}" if reason else f"{error}; is it still running?") from error
+            what = "the server broke off its answer" if look_above else str(error)
+            raise CutOffError(f"{what}: {reason}" if reason else f"{what}; is it still running?") from error
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantlab.atomic import explained, require_space
 from quantlab.errors import QuantlabError, UsageError, unknown
-from quantlab.serve.gguf_header import read_gguf_header
+from quantlab.formats.gguf_head import read_head
 from quantlab.serve.places import gguf_folder
 
 Say = Callable[[str], None]
@@ -51,8 +52,14 @@ def gguf_for(model: str, fmt: str | None = None, say: Say = lambda _: None) -> A
         path, name = Path(model).expanduser(), Path(model).stem
     else:
         path, name = _converted(model, format_name(fmt or "bf16"), say)
-    header = read_gguf_header(path)
-    return Artifact(path.absolute(), name, header.window, header.has_chat_template)
+    said = read_head(path).metadata
+    return Artifact(path.absolute(), name, _window(said), isinstance(said.get("tokenizer.chat_template"), str))
+
+
+def _window(said: dict[str, Any]) -> int | None:
+    """Tokens that the model was trained to see at once, by the file's metadata."""
+    found = said.get(f"{said.get('general.architecture')}.context_length")
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def folder_for(model: str, fmt: str | None = None, say: Say = lambda _: None) -> Artifact:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from quantlab.backends.environments import python_of
 from quantlab.errors import unknown
 from quantlab.serve.artifacts import Artifact, Say, folder_for, gguf_for
 
@@ -102,10 +103,15 @@ def _llama_cpp_launch(job: Job) -> Launch:
 
 
 def vllm_python() -> Path | None:
-    """The Python of the environment that holds vLLM: QUANTLAB_VLLM names it, or a `vllm` command on the PATH does."""
+    """The Python of the environment that holds vLLM.
+
+    QUANTLAB_VLLM names it; else it is the one of `quantlab env create serve`, or that of a `vllm` command on the PATH.
+    """
     if chosen := os.environ.get("QUANTLAB_VLLM"):
         place = Path(chosen).expanduser()
         return place / "bin/python" if place.is_dir() else place
+    if python := python_of("serve"):
+        return python
     command = shutil.which("vllm")
     if command is None:
         return None
@@ -118,7 +124,10 @@ def _vllm_missing() -> str | None:
     if python is not None and python.is_file():
         return None
     found = f"{python} is no Python" if python else "no vllm command is on the PATH"
-    return f"vLLM is not found ({found}); install it in an environment of its own and set QUANTLAB_VLLM to its folder"
+    return (
+        f"vLLM is not found ({found}); make its environment with `quantlab env create serve`, which says first what it "
+        "costs, or set QUANTLAB_VLLM to the folder of one"
+    )
 
 
 def _vllm_launch(job: Job) -> Launch:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from quantlab.backends.llama_cpp_build import fault
 from quantlab.serve.lifeline import end_with_stdin, first_line
 
 Scope = MutableMapping[str, Any]
@@ -58,9 +59,12 @@ def without_query(record: logging.LogRecord) -> bool:
 
 def make_app(settings: dict[str, Any]) -> App:
     """llama.cpp's server around one model, which is loaded here and now."""
+    import llama_cpp
     from llama_cpp.server.app import create_app
     from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
 
+    if (problem := fault(llama_cpp)) is not None:
+        raise RuntimeError(problem)
     ours = {name.lower() for kind in (ModelSettings, ConfigFileSettings) for name in kind.model_fields}
     for name in [name for name in os.environ if name.lower() in ours | {"config_file"}]:
         del os.environ[name]

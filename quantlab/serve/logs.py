@@ -2,6 +2,9 @@
 
 A log ends in a traceback, and the reason stands somewhere above it. The patterns go from the most telling to the
 least; the last line that matches the first pattern with a match is the answer.
+
+vLLM writes the name of the process, the time and the place before each line, and has a chain of processes: the last
+of them to fail only says that another has, and to look above. Such lines are passed over.
 """
 
 from __future__ import annotations
@@ -9,10 +12,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from quantlab.backends.chatter import tail, telling
+
+BEFORE = re.compile(r"^\([\w-]+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:.]+ \[[\w.]+:\d+\] ?)?")  # vLLM, before every line
+LOOK_ABOVE = re.compile(r"See (?:stack trace|root cause) \(?above|EngineCore encountered")
 TELLING = tuple(
     re.compile(pattern)
     for pattern in (
         r"error loading model: (?P<why>.+)",  # llama.cpp, why a file cannot be used
+        r"Worker failed with error '(?P<why>.+)', please check the stack trace",  # vLLM, from the process that computes
         r"(?P<why>Requested tokens \(\d+\) exceed context window of \d+)",  # llama-cpp-python
         r"(?P<why>\[Errno \d+\].*address already in use.*)",  # uvicorn
         r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b:? ?(?P<why>.*\S.*)",  # the last line of a traceback
@@ -20,8 +28,6 @@ TELLING = tuple(
         r"\S",
     )
 )
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-TAIL_BYTES = 64 * 1024
 
 
 def size(log: Path) -> int:
@@ -32,25 +38,13 @@ def size(log: Path) -> int:
         return 0
 
 
-def tail(log: Path, since: int = 0) -> list[str]:
-    """The last lines of a log after byte `since`, without colours; none if there is no log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(since, size(log) - TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [COLOUR.sub("", line).strip() for line in text.splitlines()]
-
-
 def why(lines: list[str]) -> str:
     """The most telling line, or an empty text.
 
     >>> why(["load: error loading model: missing tensor", "Traceback ...", "ValueError: Failed to load model"])
     'missing tensor'
     """
-    for pattern in TELLING:
-        for line in reversed(lines):
-            if found := pattern.search(line):
-                return (found.groupdict().get("why") or line).strip().rstrip(".")
-    return ""
+    return telling([bare for line in lines if not LOOK_ABOVE.search(bare := BEFORE.sub("", line))], TELLING)
+
+
+__all__ = ["size", "tail", "why"]

@@ -5,17 +5,37 @@
     levels_explorer.py    lesson 2: bits, group and kind of levels on a real matrix
     memory_explorer.py    lesson 1: weights, KV cache and overhead against GPUs
     salience_explorer.py  lesson 2: which 1% of a layer's columns to protect, and how
+    scaling_explorer.py   lesson 3: AWQ's search for a scale
+    super_block_explorer.py  lesson 3: a super-block of Q4_K, byte by byte
+    sweep_explorer.py     lesson 3: GPTQ's sweep, column by column
     weight_explorer.py    lesson 2: one weight's code, scale, error and bytes in any format
+    ballot_box.py         a blind vote on pairs of texts
     prediction_box.py     a number box and a Lock button for a prediction
 
 A new explorer is one file: a frozen result, a pure function, a drawing, its controls.
 """
 
+from quantlab.widgets.ballot_box import vote_on
 from quantlab.widgets.explorer import Control, Explorer
 from quantlab.widgets.levels_explorer import levels_explorer
 from quantlab.widgets.memory_explorer import memory_explorer
 from quantlab.widgets.prediction_box import ask
 from quantlab.widgets.salience_explorer import salience_explorer
+from quantlab.widgets.scaling_explorer import scaling_explorer
+from quantlab.widgets.super_block_explorer import super_block_explorer
+from quantlab.widgets.sweep_explorer import sweep_explorer
 from quantlab.widgets.weight_explorer import weight_explorer
 
-__all__ = ["Control", "Explorer", "ask", "levels_explorer", "memory_explorer", "salience_explorer", "weight_explorer"]
+__all__ = [
+    "Control",
+    "Explorer",
+    "ask",
+    "levels_explorer",
+    "memory_explorer",
+    "salience_explorer",
+    "scaling_explorer",
+    "super_block_explorer",
+    "sweep_explorer",
+    "vote_on",
+    "weight_explorer",
+]

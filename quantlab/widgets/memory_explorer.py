@@ -95,7 +95,8 @@ def memory_explorer(
     model: str = "llama-3-70b", fmt: str = "bf16", context: int = 8192, batch: int = 1
 ) -> Explorer[MemoryResult]:
     """The explorer, starting from this setting."""
-    models = tuple(sorted(MODELS, key=lambda name: MODELS[name].parameters))
+    plain = [shape for shape in MODELS.values() if shape.latent is None and not shape.full_layers]  # see formula()
+    models = tuple(shape.name for shape in sorted(plain, key=lambda shape: shape.parameters))
     controls = (
         Control("model", "Model", models, model),
         Control("fmt", "Format", FORMATS, fmt),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from gptq_laws import Case, cases, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quantlab.core import LayerStats
+from quantlab.core import LayerStats, output_errors
 from quantlab.formats.int_affine import IntAffine
 from quantlab.methods.awq import (
     awq,
@@ -18,10 +19,12 @@ from quantlab.methods.awq import (
     diagonal_blocks,
     group_errors,
     normalized,
+    output_sizes,
     rounded,
     scaled_error,
+    scaled_errors,
 )
-from quantlab.methods.combined import dampened, descend, output_error, prices, ranges, refit
+from quantlab.methods.combined import dampened, descend, prices, ranges, refit
 from quantlab.methods.gptq import factorize, sweep
 from quantlab.methods.salience import keep_columns, largest
 
@@ -48,7 +51,7 @@ def test_scaling_weights_up_and_inputs_down_changes_nothing(case: Case, scale: T
     assert torch.equal((case.W * scale) / scale, case.W)
     E = torch.randn(4, 32, generator=generator)
     scaled = case.stats.scaled(scale)
-    assert torch.allclose(output_error(E * scale, scaled.H), output_error(E, case.H), rtol=1e-3)
+    assert torch.allclose(output_errors(E * scale, scaled.H), output_errors(E, case.H), rtol=1e-3)
 
 
 @given(cases(), grids)
@@ -58,16 +61,22 @@ def test_scale_one_without_clipping_is_rounding_to_nearest(case: Case, grid: Int
     one = torch.ones(32)
     assert torch.equal(awq(case.W * one, case.stats.scaled(one), fmt, clip=False).dequantize(), rounded(case.W, fmt))
     E = rounded(case.W, fmt) - case.W
-    assert scaled_error(case.W, case.H, fmt, one) == float(((E @ case.H) * E).sum())
+    assert scaled_error(case.W, case.H, fmt, one) == pytest.approx(float(((E @ case.H) * E).sum()), rel=1e-4, abs=1e-6)
 
 
-@given(cases(), grids, st.sampled_from(["no", "yes", "auto"]))
+@given(cases(), grids, st.sampled_from(["no", "yes", "auto"]), st.booleans())
 @few
-def test_the_scale_is_the_best_candidate_and_never_worse_than_none(case: Case, grid: IntAffine, duo: str) -> None:
+def test_the_scale_is_the_best_candidate_and_never_worse_than_none(
+    case: Case, grid: IntAffine, duo: str, relative: bool
+) -> None:
     fmt = plain(grid)
-    found = awq_scale([case.W], case.stats, fmt, steps=6, duo=duo)
-    losses = [scaled_error(case.W, case.H, fmt, s) for s in candidates(case.W, case.stats, fmt, 6, duo)]
-    assert scaled_error(case.W, case.H, fmt, found) == min(losses) <= scaled_error(case.W, case.H, fmt, torch.ones(32))
+    counts = 1 / output_sizes(case.W, case.H) if relative else torch.ones(len(case.W))
+
+    def loss(scale: Tensor) -> float:
+        return float(scaled_errors(case.W, case.H, fmt, scale) @ counts)
+
+    found = awq_scale([case.W], case.stats, fmt, steps=6, duo=duo, relative=relative)
+    assert loss(found) == min(loss(s) for s in candidates(case.W, case.stats, fmt, 6, duo)) <= loss(torch.ones(32))
 
 
 @given(st.lists(st.floats(2.0**-10, 2.0**10, width=32), min_size=1, max_size=20))
@@ -93,7 +102,7 @@ def test_clipping_never_raises_a_groups_error(case: Case, grid: IntAffine) -> No
 def test_group_errors_add_up_where_groups_do_not_meet(case: Case, grid: IntAffine) -> None:
     G = diagonal_blocks(case.H, grid.group or 32)
     alone = torch.block_diag(*G)
-    assert torch.allclose(group_errors(case.W, G).sum(1), output_error(case.W, alone), rtol=1e-3)
+    assert torch.allclose(group_errors(case.W, G).sum(1), output_errors(case.W, alone), rtol=1e-3)
 
 
 @given(cases(), grids)
@@ -102,11 +111,11 @@ def test_refit_and_descent_never_raise_the_error_of_a_row(case: Case, grid: IntA
     factor = factorize(case.H, act_order=True)
     H = dampened(case.H, factor, 0.01)
     q, p = sweep(case.W, factor, grid, ranges(case.W, prices(factor), grid))
-    before = output_error(case.W - grid.decode(q, p), H)
+    before = output_errors(case.W - grid.decode(q, p), H)
     p = refit(case.W, q, p, H, grid)
-    between = output_error(case.W - grid.decode(q, p), H)
-    after = output_error(case.W - grid.decode(descend(case.W, q, p, H, grid), p), H)
-    slack = 1e-4 * output_error(case.W, H)  # float32 sums of large numbers that cancel
+    between = output_errors(case.W - grid.decode(q, p), H)
+    after = output_errors(case.W - grid.decode(descend(case.W, q, p, H, grid), p), H)
+    slack = 1e-4 * output_errors(case.W, H)  # float32 sums of large numbers that cancel
     assert (between <= before).all()
     assert (after <= between + 1e-2 * slack).all()
     assert (p["scale"] > 0).all()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantlab.core import LayerStats
+from quantlab.core import LayerStats, output_errors
 from quantlab.formats.catalog import get
 from quantlab.formats.int_affine import IntAffine
 from quantlab.methods import combined
 from quantlab.methods.awq import awq_scale, candidates, rounded, scaled_error
-from quantlab.methods.combined import dampened, descend, output_error, prices, ranges, refit
+from quantlab.methods.combined import dampened, descend, prices, ranges, refit
 from quantlab.methods.gptq import factorize, sweep
 
 FMT = get("int3_g128", symmetric=False)
@@ -51,13 +51,13 @@ def _error_of_the_scaled_weights(W: Tensor, stats: LayerStats) -> Tensor:
 
 
 def _largest_input(W: Tensor, stats: LayerStats) -> Tensor:
-    return awq_scale([W], LayerStats(300, stats.H, stats.x_absmax.flip(0), stats.x_absmax), FMT)
+    return awq_scale([W], LayerStats(300, stats.H, stats.x_absmax.flip(0), stats.x_absmax), FMT, relative=False)
 
 
 SCALERS: dict[str, Scaler] = {
     "judged by the weights alone": _weight_error_only,
     "error not divided by the scale": _error_of_the_scaled_weights,
-    "inverse scale": lambda W, stats: 1 / awq_scale([W], stats, FMT),
+    "inverse scale": lambda W, stats: 1 / awq_scale([W], stats, FMT, relative=False),
     "another layer's inputs": _largest_input,
     "no scale": lambda W, stats: torch.ones(W.shape[1]),
     "last candidate": lambda W, stats: list(candidates(W, stats, FMT))[-1],
@@ -65,7 +65,7 @@ SCALERS: dict[str, Scaler] = {
 
 
 def test_the_right_scale_passes() -> None:
-    check_scale(lambda W, stats: awq_scale([W], stats, FMT))
+    check_scale(lambda W, stats: awq_scale([W], stats, FMT, relative=False))
 
 
 @pytest.mark.parametrize("name", SCALERS)
@@ -81,12 +81,12 @@ def check_refinement(steps: dict[str, Callable[..., object]]) -> None:
     H = dampened(stats.H, factor, 0.01)
     do_refit, do_descend = steps.get("refit", refit), steps.get("descend", descend)
     q, p = sweep(W, factor, GRID, ranges(W, prices(factor), GRID))
-    first = before = output_error(W - GRID.decode(q, p), H)
+    first = before = output_errors(W - GRID.decode(q, p), H)
     for _ in range(2):
         p = do_refit(W, q, p, H, GRID)  # type: ignore[assignment]
-        middle = output_error(W - GRID.decode(q, p), H)
+        middle = output_errors(W - GRID.decode(q, p), H)
         q = do_descend(W, q, p, H, GRID)  # type: ignore[assignment]
-        after = output_error(W - GRID.decode(q, p), H)
+        after = output_errors(W - GRID.decode(q, p), H)
         assert (middle <= before).all()
         assert (after <= middle * (1 + 1e-4)).all()
         before = after

@@ -19,12 +19,12 @@ from quantlab.methods.rtn import rtn
 
 # what is wrong, the line of ours, the line instead
 MUTANTS = [
-    ("moves the wrong way", "inside[j + 1 - start :] -= R", "inside[j + 1 - start :] += R"),
+    ("moves the wrong way", "inside[j + 1 - start :] -= move", "inside[j + 1 - start :] += move"),
     ("moves the columns behind the block the wrong way", "todo[stop:] -= R", "todo[stop:] += R"),
-    ("nothing inside the block", "inside[j + 1 - start :] -= R", "inside[j + 1 - start :] -= 0 * R"),
+    ("nothing inside the block", "inside[j + 1 - start :] -= move", "inside[j + 1 - start :] -= 0 * move"),
     ("nothing behind the block", "todo[stop:] -= R", "todo[stop:] -= 0 * R"),
-    ("the error not in units of R_jj", "/ R[j, j]", "/ 1"),
-    ("R_jj squared, as with H^-1 itself", "/ R[j, j]", "/ R[j, j] ** 2"),
+    ("the error not in units of R_jj", "paid[j]", "1"),
+    ("R_jj squared, as with H^-1 itself", "paid[j]", "paid[j] ** 2"),
     ("R transposed", "upper=True", "upper=False"),
     ("the factor of H, not of its inverse", "torch.cholesky_inverse(torch.linalg.cholesky(H))", "H"),
     ("the least important column first", "descending=True", "descending=False"),

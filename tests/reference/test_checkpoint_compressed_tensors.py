@@ -1,140 +1,120 @@
-"""Our checkpoint against the library that loads it: same bytes as llm-compressor's, same predictions, same refusals."""
+"""Our checkpoint against the libraries that write and load it: llm-compressor's files, transformers' logits."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from checkpoint_cases import Layers, different, quantize, weights_of
+from torch import Tensor
+from verify_cases import faults_of_weights
 
 from quantlab.backends.loading import logits_of
-from quantlab.checkpoints.compressed_tensors import verify, write_checkpoint
-from quantlab.core import QuantizedTensor
-from quantlab.errors import QuantlabError
+from quantlab.checkpoints.read import read_checkpoint
+from quantlab.checkpoints.verify import verify
+from quantlab.checkpoints.write import write_checkpoint
 from quantlab.evaluate.rounded import Judge
-from quantlab.formats.catalog import quantize_tensor
 from quantlab.models.load import LoadedModel
-from quantlab.models.walk import linear_layers
 
-FORMATS = [("int4_g128", {}), ("int4_g128", {"symmetric": False}), ("int3_g128", {})]
-
-
-def _quantized(tiny: LoadedModel, fmt: str, **options: object) -> dict[str, QuantizedTensor]:
-    layers = ((name, layer.weight.detach().bfloat16()) for name, layer in linear_layers(tiny.model))
-    return {name: quantize_tensor(W, fmt, scale_dtype="bfloat16", **options) for name, W in layers}
+BF16 = {"scale_dtype": "bfloat16"}
+SCHEMES = {  # llm-compressor's name -> our format
+    "W4A16": ("int4_g128", BF16),
+    "W4A16_ASYM": ("int4_g128", {**BF16, "symmetric": False}),
+    "W3A16": ("int3_g128", BF16),
+    "W8A16": ("int8", {**BF16, "group": 128}),
+    "W8A8": ("int8", BF16),
+    "FP8_DYNAMIC": ("fp8_e4m3_channel", {"scale_dtype": torch.bfloat16}),
+    "FP8_BLOCK": ("fp8_e4m3_block128", {"scale_dtype": torch.bfloat16}),
+    "NVFP4A16": ("nvfp4", {}),
+    "MXFP4A16": ("mxfp4", {}),
+}
 
 
 @pytest.fixture(scope="module")
-def quantized(tiny: LoadedModel) -> dict[str, QuantizedTensor]:
-    return _quantized(tiny, "int4_g128")
+def write(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Layers]]:
+    """write("W4A16"): our checkpoint of the whole model, and its layers."""
+
+    def ours(scheme: str) -> tuple[Path, Layers]:
+        fmt, options = SCHEMES[scheme]
+        layers = quantize(weights_of(tiny_folder), fmt, **options)
+        return write_checkpoint(tiny_folder, tmp_path_factory.mktemp("ours") / scheme, layers), layers
+
+    return ours
 
 
-@pytest.fixture(scope="module")
-def checkpoint(
-    tiny_folder: Path, quantized: dict[str, QuantizedTensor], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return write_checkpoint(tiny_folder, tmp_path_factory.mktemp("checkpoint") / "int4", quantized)
-
-
-@pytest.fixture
-def broken(checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "broken"))
-
-
-def test_llm_compressor_writes_the_same_tensors(tiny_folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", [*SCHEMES, "MXFP4"])
+def test_llm_compressor_writes_the_same(
+    scheme: str, tiny_folder: Path, write: Callable[[str], tuple[Path, Layers]], tmp_path: Path
+) -> None:
+    """The same tensors, byte for byte, and the same settings; MXFP4 differs from MXFP4A16 in that it rounds inputs."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
-    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]))
+    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme=scheme, ignore=["lm_head"]))
     model.save_pretrained(tmp_path / "theirs", save_compressed=True)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "theirs"))
-    assert ours.keys() == theirs.keys()
-    different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
-    assert different == []
+    folder, layers = write(scheme if scheme in SCHEMES else "MXFP4A16")
+    assert different(folder, tmp_path / "theirs") == []
+    configs = [json.loads((where / "config.json").read_text()) for where in (folder, tmp_path / "theirs")]
+    settings = [config["quantization_config"] for config in configs]
+    if scheme == "MXFP4":
+        assert settings[1]["config_groups"]["group_0"].pop("input_activations")["dynamic"] is True
+        assert settings[0]["config_groups"]["group_0"].pop("input_activations") is None
+    assert settings[0] == settings[1]
+    assert faults_of_weights(tmp_path / "theirs") == []
+    assert verify(folder).ok
+    read = read_checkpoint(tmp_path / "theirs")
+    assert read.keys() == layers.keys()
+    assert all(read[name].to_bytes() == Q.to_bytes() for name, Q in layers.items())
+    assert all(torch.equal(read[name].dequantize(), Q.dequantize()) for name, Q in layers.items())
 
 
-@pytest.mark.parametrize(("fmt", "options"), FORMATS, ids=str)
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name not in ("W8A8", "FP8_DYNAMIC", "FP8_BLOCK")])
 def test_transformers_predicts_what_our_weights_predict(
-    tiny: LoadedModel, tiny_folder: Path, tmp_path: Path, fmt: str, options: dict[str, object]
+    scheme: str, tiny: LoadedModel, write: Callable[[str], tuple[Path, Layers]]
 ) -> None:
-    quantized = _quantized(tiny, fmt, **options)
-    folder = write_checkpoint(tiny_folder, tmp_path / "out", quantized)
-    assert len(verify(folder)) == len(quantized)
-    ids = tiny.tokenizer("Once upon a time there was a little boat.", return_tensors="pt")["input_ids"]
-    rounded = {name: Q.dequantize().bfloat16().float() for name, Q in quantized.items()}  # as transformers holds them
-    expected = Judge(tiny, stories=2).logits(rounded, ids)
-    assert (logits_of(folder, ids) - expected).abs().max() < 1e-3
+    folder, layers = write(scheme)
+    assert (logits_of(folder, ids_of(tiny)) - expected(tiny, layers)).abs().max() < 1e-3
 
 
-def test_the_folder_holds_tokenizer_and_settings(checkpoint: Path) -> None:
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {
-        path.name for path in checkpoint.iterdir()
-    }
-    settings = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
-    assert settings["ignore"] == ["lm_head"]
-    assert settings["config_groups"]["group_0"]["weights"]["group_size"] == 128
+@pytest.mark.parametrize("scheme", ["W8A8", "FP8_DYNAMIC", "FP8_BLOCK"])
+def test_transformers_rounds_inputs_as_the_settings_say(
+    scheme: str, tiny: LoadedModel, write: Callable[[str], tuple[Path, Layers]]
+) -> None:
+    folder, layers = write(scheme)
+    hook = partial(_rounded, scheme=scheme)
+    handles = [tiny.model.get_submodule(name).register_forward_pre_hook(hook) for name in layers]
+    ours = expected(tiny, layers)
+    for handle in handles:
+        handle.remove()
+    theirs = logits_of(folder, ids_of(tiny))
+    assert (theirs - ours).abs().max() < 1e-3
+    assert (theirs - expected(tiny, layers)).abs().max() > 1e-2, "rounding inputs changes something"
 
 
-def test_a_layer_left_out_is_ignored(tiny_folder: Path, quantized: dict[str, QuantizedTensor], tmp_path: Path) -> None:
-    most = {name: Q for name, Q in quantized.items() if "down_proj" not in name}
-    settings = json.loads((write_checkpoint(tiny_folder, tmp_path / "most", most) / "config.json").read_text())
-    assert "model.layers.0.mlp.down_proj" in settings["quantization_config"]["ignore"]
+def _rounded(module: object, args: tuple[Tensor, ...], scheme: str) -> tuple[Tensor]:
+    """Inputs on 8 bits as they come: a scale for each token, or for each 128 channels of it."""
+    (x,) = args
+    groups = x.unflatten(-1, (-1, 128 if scheme == "FP8_BLOCK" else x.shape[-1]))
+    top = groups.abs().amax(-1, keepdim=True)
+    if scheme == "W8A8":
+        scale = top / 127.5
+        return (((groups / scale).round().clamp(-128, 127) * scale).flatten(-2),)
+    scale = top / 448
+    return (((groups / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2),)
 
 
-def test_the_wrong_group_is_caught(broken: Path) -> None:
-    config = json.loads((broken / "config.json").read_text())
-    config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 64
-    (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(QuantlabError, match=r"groups of 128; config.json says groups of 64"):
-        verify(broken)
+def ids_of(tiny: LoadedModel) -> Tensor:
+    ids: Tensor = tiny.tokenizer("Once upon a time there was a little boat.", return_tensors="pt")["input_ids"]
+    return ids
 
 
-def test_the_wrong_bits_are_caught(broken: Path) -> None:
-    config = json.loads((broken / "config.json").read_text())
-    config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8
-    (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(QuantlabError, match="8-bit codes of"):
-        verify(broken)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
-def test_a_bad_scale_is_caught(broken: Path, bad: float) -> None:
-    tensors = load_file(broken / "model.safetensors")
-    tensors["model.layers.2.mlp.up_proj.weight_scale"][3, 1] = bad
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(QuantlabError, match=r"model.layers.2.mlp.up_proj has a scale that is not a positive number"):
-        verify(broken)
-
-
-def test_a_missing_scale_is_caught(broken: Path) -> None:
-    tensors = load_file(broken / "model.safetensors")
-    del tensors["model.layers.2.mlp.up_proj.weight_scale"]
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(QuantlabError, match="no weight_scale"):
-        verify(broken)
-
-
-def test_a_plain_model_is_no_such_checkpoint(tiny_folder: Path) -> None:
-    with pytest.raises(QuantlabError, match="holds no compressed-tensors settings"):
-        verify(tiny_folder)
-
-
-def test_what_cannot_be_written(tiny_folder: Path, quantized: dict[str, QuantizedTensor], tmp_path: Path) -> None:
-    name, Q = next(iter(quantized.items()))
-    other = quantize_tensor(torch.randn(*Q.shape), "nf4")
-    for layers, words in (
-        ({}, "one format here, got none"),
-        ({name.replace("q_proj", "q_prof"): Q}, "did you mean"),
-        ({name: quantize_tensor(torch.randn(8, 128), "int4_g128")}, "take its own"),
-        ({name: other}, "no integer format of compressed-tensors"),
-        ({name: other, "model.layers.1.self_attn.q_proj": Q}, "one format here, got int4_g128, nf4"),
-    ):
-        with pytest.raises(QuantlabError, match=words):
-            write_checkpoint(tiny_folder, tmp_path / "out", layers)
-    assert list(tmp_path.iterdir()) == []
+def expected(tiny: LoadedModel, layers: Layers) -> Tensor:
+    """The logits of our weights, in bfloat16 as transformers holds them."""
+    rounded = {name: Q.dequantize().bfloat16().float() for name, Q in layers.items()}
+    return Judge(tiny, stories=2).logits(rounded, ids_of(tiny))

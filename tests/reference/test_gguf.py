@@ -14,8 +14,8 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize, quantize
-from golden.gguf_cases import CASES, digest
-from random_llama import LLAMA3_ROPE, write_llama
+from golden.gguf_cases import CASES, digest, write_case
+from random_llama import LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE, write_llama, write_model
 from torch import Tensor
 
 from quantlab.backends.llama_cpp import FTYPES, Logits, quantize_gguf
@@ -25,15 +25,21 @@ from quantlab.errors import QuantlabError, UsageError
 from quantlab.layout import layout
 from quantlab.models.load import LoadedModel, load
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "gguf_llama.json").read_text())["files"]
-SHAPES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "output head of its own": {"tie_word_embeddings": False},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "every head its own keys": {"num_key_value_heads": 4},
-    "heads wider than the model": {"head_dim": 32},
-    "Llama 3 rotary": {"rope_parameters": LLAMA3_ROPE},
-    "rotary as transformers 4 wrote it": {"rope_parameters": None, "rope_theta": 500000.0},
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "gguf_files.json").read_text())["files"]
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("llama", {}),
+    "output head of its own": ("llama", {"tie_word_embeddings": False}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "every head its own keys": ("llama", {"num_key_value_heads": 4}),
+    "heads wider than the model": ("llama", {"head_dim": 32}),
+    "Llama 3 rotary": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "rotary as transformers 4 wrote it": ("llama", {"rope_parameters": None, "rope_theta": 500000.0}),
+    "linear rotary": ("llama", {"rope_parameters": LINEAR_ROPE}),
+    "Mistral": ("mistral", {"tie_word_embeddings": False}),
+    "Qwen2": ("qwen2", {}),
+    "Qwen2 with yarn": ("qwen2", {"rope_parameters": YARN_ROPE, "tie_word_embeddings": False}),
+    "Qwen3": ("qwen3", {}),
+    "Qwen3 with yarn": ("qwen3", {"rope_parameters": YARN_ROPE}),
 }
 
 
@@ -54,10 +60,9 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_same_bytes_as_llama_cpps_converter(case: str, tmp_path: Path) -> None:
-    pre, changes = CASES[case]
-    ours = digest(write_gguf(write_llama(tmp_path / case, pre, **changes), tmp_path / "out.gguf"))
+    ours = digest(write_gguf(write_case(tmp_path / case, case), tmp_path / "out.gguf"))
     expected = GOLDEN[case]
-    expected["metadata"]["general.name"] = case  # llama.cpp writes it in title case
+    expected["metadata"]["general.name"] = ["STRING", case]  # llama.cpp writes it in title case
     assert ours["metadata"] == expected["metadata"]
     assert ours["tensors"] == expected["tensors"]
 
@@ -65,13 +70,26 @@ def test_same_bytes_as_llama_cpps_converter(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_llama_cpp_agrees_with_transformers(shape: str, tmp_path: Path, llama_cpp: ModuleType) -> None:
     """All in float32: only the order of sums differs, 1e-4 of logits of size 4; a wrong pair or bias makes it 1."""
-    folder = write_llama(tmp_path / "model", **SHAPES[shape])
+    family, changes = SHAPES[shape]
+    folder = write_model(tmp_path / "model", family, **changes)
     tokens = torch.randint(2, 270, (96,), generator=torch.Generator().manual_seed(7)).tolist()
+    model = load(str(folder)).model
+    path = write_gguf(folder, tmp_path / "model.gguf", "f32")
     with torch.inference_mode():
-        expected = load(str(folder)).model(torch.tensor([tokens])).logits[0]
-    got = _logits(write_gguf(folder, tmp_path / "model.gguf", "f32"), tokens)
+        expected = model(torch.tensor([tokens])).logits[0]
+        told = model.generate(torch.tensor([tokens[:8]]), max_new_tokens=16, do_sample=False, eos_token_id=None)[0]
+    got = _logits(path, tokens)
     assert got.shape == expected.shape
     assert (got - expected).abs().max() < 1e-4
+    assert _continued(path, tokens[:8], 16) == told.tolist()
+
+
+def _continued(path: Path, tokens: list[int], count: int) -> list[int]:
+    """The most likely token each time, by llama.cpp."""
+    with Logits(path, len(tokens) + count) as source:
+        for _ in range(count):
+            tokens = [*tokens, int(next(source([tokens]))[-1].argmax())]
+    return tokens
 
 
 def test_the_bundled_model_runs_the_same(
@@ -141,13 +159,13 @@ def test_every_format_can_be_made_and_run(tmp_path: Path, llama_cpp: ModuleType)
 
 
 def test_what_cannot_be_written(tmp_path: Path, tiny_gguf: Path, llama_cpp: ModuleType) -> None:
-    other = write_llama(tmp_path / "other", architectures=["Qwen3ForCausalLM"], model_type="qwen3")
-    scaled = write_llama(tmp_path / "scaled", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0})
+    other = write_llama(tmp_path / "other", architectures=["GemmaForCausalLM"], model_type="gemma")
+    scaled = write_llama(tmp_path / "scaled", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2})
     missing = write_llama(tmp_path / "missing")
     (missing / "config.json").write_text((missing / "config.json").read_text().replace('layers": 2', 'layers": 3'))
     shapes = write_llama(tmp_path / "shapes")
     (shapes / "config.json").write_text((shapes / "config.json").read_text().replace('size": 96', 'size": 80'))
-    for folder, word in ((other, "Qwen3"), (scaled, "yarn"), (missing, "lacks"), (shapes, "config.json says")):
+    for folder, word in ((other, "Gemma"), (scaled, "dynamic"), (missing, "lacks"), (shapes, "config.json says")):
         with pytest.raises(QuantlabError, match=word):
             write_gguf(folder, tmp_path / "out.gguf")
     with pytest.raises(UsageError, match="did you mean 'bf16'"):

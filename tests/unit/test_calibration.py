@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from quantlab.core import LayerStats
 from quantlab.errors import QuantlabError
-from quantlab.models.calibration import Calibration, Sums, _require_memory, collect, estimated_bytes, stream
+from quantlab.models.calibration import Calibration, _require_memory, collect, estimated_bytes, stream
 from quantlab.models.families import blocks
 from quantlab.models.load import LoadedModel, ModelSource
 from quantlab.models.peak import PeakMemory
 from quantlab.models.samples import batches, stories, windows
+from quantlab.models.sums import Sums
 from quantlab.models.walk import linear_layers, replace_weights
 
 LENGTHS = (12, 5, 9, 12, 3, 7, 11, 8, 6)
@@ -119,10 +120,45 @@ def test_sequential_shows_later_blocks_what_the_changed_ones_send() -> None:
             layer.weight.mul_(0.5)
 
 
-def test_blocks_that_are_not_wanted_only_pass_their_outputs_on() -> None:
+@pytest.mark.parametrize("model_type", ["llama", "gemma", "phi"])
+def test_a_paired_walk_knows_what_the_original_model_sent(model_type: str) -> None:
+    """C = X0'X: X0 of the model before anything changed, X of the model as it is now, in the same order of tokens."""
+    loaded = _loaded(model_type)
+    X0 = _plainly(loaded.model, list(_ids()))
+    for part in stream(loaded, Calibration(_ids(), window=16), sequential=True, paired=True):
+        X = _plainly(loaded.model, list(_ids()))
+        for name, found in part.stats.items():
+            _must_agree(found, X[name], 2e-5)
+            _must_pair(found, X0[name], X[name])
+        assert part.step is not None
+        for shared in part.block.inputs:  # each input again, once the layers before it have changed
+            X = _plainly(loaded.model, list(_ids()))
+            new = part.step(shared)
+            _must_agree(new, X[shared.name], 2e-5)
+            _must_pair(new, X0[shared.name], X[shared.name])
+            for layer in shared.layers.values():
+                layer.weight.mul_(0.7)
+    assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+
+
+def _must_pair(found: LayerStats, X0: Tensor, X: Tensor) -> None:
+    assert found.C is not None
+    size = (X0.square().sum(0)[:, None] * X.square().sum(0)).sqrt().clamp(min=1e-12)
+    assert ((found.C - X0.T @ X).abs() / size).max() <= 2e-5
+
+
+def test_other_walks_collect_no_pairs() -> None:
+    loaded = _loaded("llama")
+    for part in stream(loaded, Calibration(_ids(), window=16), sequential=True):
+        assert part.step is not None
+        assert part.step(part.block.inputs[-1]).C is None  # the inputs before it may be passed by
+        assert all(found.C is None for found in part.stats.values())
+
+
+def test_blocks_that_are_done_only_pass_their_outputs_on() -> None:
     loaded = _loaded("gemma")
     expected = collect(loaded, Calibration(_ids(), window=16))
-    parts = list(stream(loaded, Calibration(_ids(), window=16), wanted=lambda block: block.index == 1))
+    parts = list(stream(loaded, Calibration(_ids(), window=16), restored=lambda block: block.index != 1))
     assert [part.block.index for part in parts] == [1]
     assert all(torch.equal(found.H, expected[name].H) for name, found in parts[0].stats.items())
 
@@ -154,15 +190,21 @@ def test_bfloat16_is_close_and_is_not_the_default(tiny: LoadedModel) -> None:
     assert Calibration(texts).compute is torch.float32
 
 
-def test_memory_is_what_was_estimated(tiny: LoadedModel) -> None:
+@pytest.mark.parametrize(("sequential", "paired"), [(False, False), (True, False), (True, True)])
+def test_memory_is_what_was_estimated(tiny: LoadedModel, sequential: bool, paired: bool) -> None:
     """At most; how much of it the allocator takes anew depends on what it kept from earlier work."""
     calibration = Calibration()
-    expected = estimated_bytes(blocks(tiny.model), batches(windows(tiny, calibration)))
+    collect(tiny, Calibration(tuple(stories()[:8])))  # so that libraries have made their own buffers
+    expected = estimated_bytes(blocks(tiny.model), batches(windows(tiny, calibration)), sequential, paired)
     with PeakMemory() as peak:
-        for _ in stream(tiny, calibration):
-            pass
+        for part in stream(tiny, calibration, sequential=sequential, paired=paired):
+            if part.step is not None:
+                part.step(part.block.inputs[-1])
     assert peak.nbytes < 1.25 * expected + 2**25
-    assert expected < 2**28  # the inputs of all layers together would be four times as much
+    widths = sum(shared.width for block in blocks(tiny.model) for shared in block.inputs)
+    tokens = sum(batch.ids.numel() for batch in batches(windows(tiny, calibration)))
+    everything = 4 * tokens * widths * (2 if paired else 1)  # what the inputs of all layers together would take
+    assert expected < everything / (2 if sequential else 4)
 
 
 def test_too_little_memory_is_said_before_the_work() -> None:

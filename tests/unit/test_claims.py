@@ -22,6 +22,13 @@ FOUND = {
     "M12": "holds if", "M13": "holds if",
     "R1": "holds", "R2": "does not hold", "R3": "holds if", "R4": "holds if", "R5": "holds if", "R6": "holds if",
     "R7": "holds", "R8": "holds if",
+    "F1": "holds", "F2": "holds if", "F3": "does not hold", "F4": "holds if", "F5": "holds if", "F6": "holds if",
+    "F7": "holds", "F8": "does not hold", "F9": "holds if", "F10": "holds if", "F11": "holds if", "F12": "holds if",
+    "F13": "holds", "F14": "holds", "F15": "holds",
+    "Q1": "holds if", "Q2": "holds if", "Q3": "holds if", "Q4": "holds if", "Q5": "holds if",
+    "Q6": "holds if", "Q8": "holds",
+    "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
+    "S10": "holds if", "S13": "holds", "S14": "holds",
 }  # fmt: skip
 
 # one change of an input for each check, and the verdict that must follow
@@ -47,6 +54,32 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "R6": ({"sure": 1e-9, "small_scale": 1.1, "large_scale": 1.25, "planted": 1.5}, "holds"),
     "R7": ({"sure": 1e6}, "holds if"),
     "R8": ({"significant_percent": 1}, "holds"),
+    "F1": ({"planted": 1e-3}, "holds if"),
+    "F2": ({"table": {}, "says_awq_percent": [50, 60], "says_gptq_percent": [50, 60]}, "does not hold"),
+    "F4": ({"rows": [["GPTQ", ["Turing", "Ampere"], ["vLLM"]]], "only": []}, "holds"),
+    "F5": ({"memory_gb": [8]}, "does not hold"),
+    "F6": ({"engines": {}}, "holds"),
+    "F7": ({"says_archived": "2024"}, "holds if"),
+    "F8": ({"without_flag_reads": ""}, "holds if"),
+    "F10": ({"groups": [256]}, "holds"),
+    "F11": ({"sure": 1e6}, "does not hold"),
+    "F12": ({"rows": [["llama-2-7b", "t4"]], "says_minutes": [500, 900]}, "does not hold"),
+    "F15": ({"sure": 1e6}, "holds if"),
+    "Q1": ({"sure": 1e6}, "holds"),
+    "Q2": ({"sure": 1e6}, "holds"),
+    "Q3": ({"questions": {"MMLU": 14042, "HumanEval": 16400}}, "holds"),
+    "Q4": ({"says_ratio": 3.2}, "holds"),
+    "Q5": ({"context": 128}, "holds"),
+    "Q6": ({"kbit_per_s": [320, 160, 80, 42]}, "holds"),
+    "Q8": ({"sure": 1e6}, "does not hold"),
+    "S2": ({"memory_gb": 60}, "holds"),
+    "S3": ({"concurrent": [1, 10], "output_tokens": 860}, "holds"),
+    "S4": ({"rows": [[3.28, 1200, 0.759]]}, "holds"),
+    "S5": ({"memory_gb": 200}, "holds"),
+    "S6": ({"cards": [1, 1]}, "does not hold"),
+    "S10": ({"says_users": 1000}, "does not hold"),
+    "S13": ({"fmt": "bf16"}, "does not hold"),
+    "S14": ({"batch": 1}, "does not hold"),
 }
 
 
@@ -60,7 +93,7 @@ def test_no_claim_is_missing() -> None:
         assert entry.source_names
 
 
-def test_lessons_1_and_2_are_answered_and_the_rest_is_open() -> None:
+def test_what_arithmetic_and_the_story_model_answer_is_answered_and_the_rest_is_open() -> None:
     answers = {answer.claim.id: answer for answer in check_all()}
     assert {i: a.verdict for i, a in answers.items() if a.verdict != "open"} == FOUND
     assert set(CHECKS) == set(FOUND)
@@ -95,6 +128,9 @@ def test_a_fictional_200_gb_card_flips_m6() -> None:
         ("M11", "1.66 times"),
         ("M12", "320 KiB a token: 10 GB is 30,518 tokens, 30 GB is 91,553"),
         ("M13", "awq_int4_g128 4.156, nvfp4 4.5, mxfp4 4.25"),
+        ("Q3", "HumanEval -2.8%, 2 ± 5.0 points"),
+        ("S4", "0.759, 0.253, 0.517, 0.345, 0.076"),
+        ("S6", "3.00 times cheaper"),
     ],
 )
 def test_figures(claim_id: str, figure: str) -> None:
@@ -110,9 +146,25 @@ def test_the_verdict_is_read_off_the_parts() -> None:
 
 
 def test_no_verdict_is_typed_into_the_ledger() -> None:
-    from quantlab.lesson.ledger import fitting, measured, rounding, tables
+    from quantlab.lesson.ledger import (
+        cited,
+        contests,
+        curve,
+        finetuning,
+        fitting,
+        loading,
+        measured,
+        money,
+        rounding,
+        running,
+        speed,
+        tables,
+    )
 
-    for path in (module.__file__ for module in (fitting, measured, rounding, tables)):
+    modules = (
+        cited, contests, curve, finetuning, fitting, loading, measured, money, rounding, running, speed, tables,
+    )  # fmt: skip
+    for path in (module.__file__ for module in modules):
         with open(path, encoding="utf-8") as file:
             assert not re.search(r"HOLDS|\"(holds( if)?|does not hold)\"|judge", file.read())
     assert all("verdict" not in entry.inputs for entry in claims().values())

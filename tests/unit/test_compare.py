@@ -19,22 +19,30 @@ from random_llama import write_llama
 
 from quantlab.assets import bundled
 from quantlab.backends import bitsandbytes, llama_cpp
+from quantlab.backends.quantizers.libraries import Library
+from quantlab.backends.quantizers.text import cut
 from quantlab.errors import QuantlabError, UsageError
 from quantlab.evaluate import compare as compare_module
 from quantlab.evaluate import recipes
+from quantlab.evaluate.candidates import Candidate, Subject
 from quantlab.evaluate.compare import Comparison, compare
-from quantlab.evaluate.logits import TorchLogits
-from quantlab.evaluate.names import DEFAULT_FORMATS
+from quantlab.evaluate.logits import Baseline, TorchLogits
+from quantlab.evaluate.names import AT_BITS, DEFAULT_FORMATS, spelled
 from quantlab.evaluate.passport import Passport
-from quantlab.evaluate.recipes import RECIPES, Candidate, Subject
+from quantlab.evaluate.quality import measure
+from quantlab.evaluate.recipes import RECIPES, recipe
 from quantlab.evaluate.report import Row
+from quantlab.evaluate.windows import evaluation_texts, make_windows
+from quantlab.formats.catalog import get
 from quantlab.layout import layout
-from quantlab.models.load import LoadedModel
+from quantlab.models.calibration import Calibration
+from quantlab.models.load import LoadedModel, load
+from quantlab.models.quantize import quantize
 from quantlab.models.walk import linear_layers, parameters
 
 KEYS = {
-    "format", "method", "backend", "bits_per_weight", "nbytes", "perplexity", "kl_mean", "kl_stderr", "top1_agreement",
-    "task_accuracy", "quantize_s",
+    "name", "format", "method", "backend", "bits_per_weight", "nbytes", "perplexity", "kl_mean", "kl_stderr",
+    "top1_agreement", "task_accuracy", "quantize_s",
 }  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -46,6 +54,24 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = bundled("assets/stories/evaluate.jsonl").read_text(encoding="utf-8").splitlines()[:4]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen of the bundled calibration texts: as little as statistics may rest on."""
+    path = tmp_path_factory.mktemp("text") / "seen.jsonl"
+    lines = bundled("assets/stories/calibrate.jsonl").read_text(encoding="utf-8").splitlines()[:16]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights, made in no time, whose rows 128 does not divide."""
+    return write_llama(
+        tmp_path_factory.mktemp("model") / "small", hidden_size=192, intermediate_size=320, head_dim=48,
+        max_position_embeddings=512,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +104,9 @@ def test_from_end_to_end(
     done = run_cli("compare", "tiny", "--formats", formats, "--text", stories, "--json", out, "--picture", picture)
     assert done.code == 0, done
     whole = json.loads(out.read_text())
-    assert set(whole) == {"model", "passport", "rows"}
+    assert set(whole) == {"model", "passport", "task", "speed", "front", "advice", "rows"}
+    assert whole["task"] == {"name": "story endings", "items": 6}
+    assert (whole["speed"], whole["front"], whole["advice"]) == (None, [], "")
     assert whole["model"] == "tiny"
     assert set(whole["passport"]) == {"tokenizer", "text", "context", "stride", "bos", "tokens"}
     assert [row["format"] for row in whole["rows"]] == ["bf16", *formats.split(",")]
@@ -170,16 +198,16 @@ def test_rows_that_no_block_divides(tmp_path: Path, stories: Path, llama_cpp: Mo
 
 
 def test_a_family_that_cannot_be_written_as_gguf(tmp_path: Path, stories: Path, llama_cpp: ModuleType) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import GemmaConfig, GemmaForCausalLM
 
     folder = write_llama(tmp_path / "model")
-    config = Qwen3Config(
+    config = GemmaConfig(
         vocab_size=276, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, head_dim=32, max_position_embeddings=512,
     )  # fmt: skip
-    Qwen3ForCausalLM(config).bfloat16().save_pretrained(folder)
+    GemmaForCausalLM(config).bfloat16().save_pretrained(folder)
     result = compare(str(folder), ["int4_g32", "q8_0"], text=stories)
-    assert "Qwen3ForCausalLM" in result.row("q8_0").note
+    assert "GemmaForCausalLM" in result.row("q8_0").note
     assert result.row("q8_0").perplexity is None
     assert result.row("int4_g32").perplexity is not None
 
@@ -214,7 +242,7 @@ def _nan(subject: Subject) -> Iterator[Candidate]:
 def test_a_format_that_breaks_the_model_is_a_row(
     tiny: LoadedModel, stories: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = replace(RECIPES["int8"], format="broken", make=_nan)
+    broken = replace(RECIPES["int8"], name="broken", make=_nan)
     monkeypatch.setitem(recipes.RECIPES, "broken", broken)
     result = compare(tiny, ["broken", "int8"], text=stories)
     assert result.row("broken").perplexity is None
@@ -289,11 +317,13 @@ def _row(fmt: str, backend: str = "llama.cpp", **changes: Any) -> Row:
         "perplexity_change_stderr": 0.0432, "kl_mean": 2.861e-07, "kl_stderr": 3.1e-09, "top1_agreement": 1.0,
         "task_accuracy": 1.0, "task_stderr": 0.0627, "quantize_s": 123.4, "note": "28 x F16",
     }  # fmt: skip
-    return Row(fmt, "k-quant search", backend, **(figures | changes))
+    return Row(fmt, fmt, "k-quant search", backend, **(figures | changes))
 
 
 def test_the_table_fits_and_cuts_nothing_off() -> None:
-    result = Comparison("tiny", PASSPORT, (_row("bf16", "transformers"), _row("int4_g128"), Row("q2_k", "rtn", "x")))
+    result = Comparison(
+        "tiny", PASSPORT, (_row("bf16", "transformers"), _row("int4_g128"), Row("q2_k", "q2_k", "rtn", "x"))
+    )
     for width in (80, 120):
         lines = _printed(result, width).splitlines()
         assert max(map(len, lines)) <= width
@@ -316,7 +346,232 @@ def test_the_notes_say_what_the_figures_mean() -> None:
 
 
 def test_figures_that_are_not_numbers_become_null() -> None:
-    rows = (Row("bf16", "none", "transformers", perplexity=float("inf")), Row("x", "rtn", "y", kl_mean=float("nan")))
+    rows = (
+        Row("bf16", "bf16", "none", "transformers", perplexity=float("inf")),
+        Row("x", "x", "rtn", "y", kl_mean=float("nan")),
+    )
     comparison = Comparison("m", PASSPORT, rows)
     found = json.loads(comparison.to_json())["rows"]
     assert found[0]["perplexity"] is found[1]["kl_mean"] is None
+
+
+def test_names_are_read_or_refused() -> None:
+    assert spelled("llm-compressor:gptq:int4_g128").backend == "llm-compressor"
+    for name, row in {
+        "gptq:int4_g64": ("quantlab", "gptq", "int4_g64"),
+        "quantlab:awq_gptq:awq_int4_g128": ("quantlab", "awq_gptq", "awq_int4_g128"),
+        "quantlab:q4_0": ("quantlab", "rtn", "q4_0"),
+        "int3_g128_asym": ("quantlab", "rtn", "int3_g128_asym"),
+        "autoawq:int4_g128": ("autoawq", "awq", "awq_int4_g128"),
+        "autoawq:awq:awq_int4_g64": ("autoawq", "awq", "awq_int4_g64"),
+        "llm-compressor:gptq:int4_g128_asym": ("llm-compressor", "gptq", "int4_g128"),
+        "gptqmodel:gptq:int3_g128": ("gptqmodel", "gptq", "gptq_int3_g128"),
+        "llama.cpp:imatrix:q4_k_m": ("llama.cpp", "imatrix", "q4_k_m"),
+        "imatrix:q4_k_m": ("llama.cpp", "imatrix", "q4_k_m"),
+    }.items():
+        found = recipe(name)
+        assert (found.backend, found.method, found.format) == row, name
+        assert found.name == name
+    assert recipe("llama.cpp:q4_k_m") is RECIPES["q4_k_m"]
+    for name, words in {
+        "gptqq:int4_g128": "did you mean 'gptq'",
+        "awq:int4g128": "did you mean 'int4_g128'",
+        "autoawqq:awq:int4_g128": "unknown backend 'autoawqq'; did you mean 'autoawq'",
+        "quantlab:awq:x:int4_g128": "BACKEND:METHOD:FORMAT",
+        "awq:": "BACKEND:METHOD:FORMAT",
+        "autoawq:gptq:int4_g128": "autoawq does not make gptq",
+        "autoawq:int3_g128": "the nearest is --backend autoawq --method awq --bits 4",
+        "awq:awq_int4_g128_asym": "leaves no choice of zero points",
+        "awq:nf4_asym": "leaves no choice of zero points",
+    }.items():
+        with pytest.raises(QuantlabError, match=words):
+            recipe(name)
+
+
+def test_what_competes_at_equal_bits_can_be_read() -> None:
+    for bits, names in AT_BITS.items():
+        recipes_ = [recipe(name.replace("{g}", "64")) for name in names]
+        assert {one.backend for one in recipes_} >= {"quantlab", "llama.cpp"}, bits
+        assert len({one.name for one in recipes_}) == len(names)
+    four = {(one.backend, one.method) for one in map(recipe, (name.replace("{g}", "128") for name in AT_BITS[4]))}
+    assert four >= {
+        *(("quantlab", method) for method in ("rtn", "hqq", "awq", "gptq", "awq_gptq")), ("autoawq", "awq"),
+        ("llm-compressor", "gptq"), ("gptqmodel", "gptq"), ("bitsandbytes", "rtn"), ("llama.cpp", "imatrix"),
+    }  # fmt: skip
+
+
+def test_methods_are_measured_as_quantize_makes_them(tmp_path: Path, stories: Path, seen: Path) -> None:
+    """Each row against the model itself, quantized in place; afterwards it is as it was."""
+    folder = write_llama(
+        tmp_path / "model", hidden_size=256, intermediate_size=256, head_dim=64, max_position_embeddings=512
+    )
+    model = load(str(folder))
+    before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
+    cases = {
+        "smoothquant:int8": ("smoothquant", "int8"),  # folds scales into norms
+        "gptq:int3_g64_asym": ("gptq", get("int3_g64", symmetric=False)),
+        "imatrix:q4_k": ("imatrix", "q4_k"),
+    }
+    result = compare(model, list(cases), text=stories, calibration=seen)
+    windows = make_windows(evaluation_texts(stories), model.tokenizer, model.source.folder, 512)
+    baseline = Baseline(TorchLogits(model.model), windows, 276, limit=2**40)
+    list(baseline)  # the original's logits, before anything is quantized
+    calibration = Calibration(cut(model, evaluation_texts(seen)), at_least=1)
+    for name, (method, fmt) in cases.items():
+        done = quantize(model, method, fmt, calibration)
+        expected = measure(TorchLogits(model.model), baseline)
+        done.undo()
+        row = result.row(name)
+        assert (row.kl_mean, row.perplexity) == (expected.kl_mean, expected.perplexity), name
+        assert row.bits_per_weight == done.bits_per_weight
+        assert row.nbytes == done.nbytes
+        assert row.quantize_s is not None
+        assert row.peak_bytes is not None
+        assert row.quantize_s > 0
+        assert row.peak_bytes > 0
+        assert f"calibrated on {done.tokens:,} tokens" in row.note
+    for name, p in model.model.named_parameters():
+        assert torch.equal(p, before[name]), name
+
+
+def test_a_method_that_cannot_is_a_row(tiny: LoadedModel, stories: Path) -> None:
+    result = compare(tiny, ["gptq:nf4", "rtn:int4_g128"], text=stories)
+    refused = result.row("gptq:nf4")
+    assert refused.perplexity is refused.behind is None
+    assert refused.note.startswith("not applied: model.layers.0")
+    assert result.row("rtn:int4_g128").behind == 0
+
+
+def test_the_best_is_marked_and_so_is_what_cannot_be_told_apart_from_it(small: Path, tmp_path: Path) -> None:
+    """Ten stories: with four, chance alone gives one sign to all of them too often."""
+    lines = bundled("assets/stories/evaluate.jsonl").read_text(encoding="utf-8").splitlines()[:10]
+    text = tmp_path / "ten.jsonl"
+    text.write_text("\n".join(lines), encoding="utf-8")
+    result = compare(str(small), methods=["rtn", "quantlab:rtn"], formats=["int8", "int3_g64"], text=text)
+    assert [row.name for row in result.rows[1:]] == [
+        "rtn:int8",
+        "quantlab:rtn:int8",
+        "rtn:int3_g64",
+        "quantlab:rtn:int3_g64",
+    ]
+    best, twin, far = result.rows[1:4]
+    assert best.behind == twin.behind == 0
+    assert best.tied
+    assert twin.tied
+    assert far.behind == pytest.approx((far.kl_mean or 0) - (best.kl_mean or 0))
+    assert far.behind_p == 2 / 2**10, "all ten stories agree"
+    assert not far.tied
+    assert result.baseline.behind is None
+    printed = _printed(result).splitlines()
+    assert [line.split()[-1] for line in printed].count("-") >= 1  # no peak was looked at
+    assert sum(" * " in line for line in printed) == 2
+    assert any("cannot be told apart" in note for note in result.notes())
+
+
+def test_a_library_makes_its_checkpoint_in_a_process_of_its_own(
+    tiny: LoadedModel, stories: Path, temporary: Path, tiny_folder: Path
+) -> None:
+    """bitsandbytes writes NF4 with double quantization: what is in its file is what quantlab's own format gives."""
+    told: list[str] = []
+    result = compare(
+        tiny, ["bitsandbytes:nf4_dq", "nf4_dq"], text=stories, progress=lambda what, share: told.append(what)
+    )
+    theirs, ours = result.row("bitsandbytes:nf4_dq"), result.row("nf4_dq")
+    assert theirs.note.startswith("bitsandbytes 0.50")
+    assert (theirs.kl_mean, theirs.perplexity, theirs.nbytes) == (ours.kl_mean, ours.perplexity, ours.nbytes)
+    assert theirs.peak_bytes is not None
+    assert theirs.peak_bytes > (tiny_folder / "model.safetensors").stat().st_size
+    assert theirs.tied
+    assert "bitsandbytes:nf4_dq: " in "\n".join(told)
+    assert not list(temporary.glob("quantlab-*"))
+
+
+def test_llama_cpp_with_importance(tiny: LoadedModel, stories: Path, seen: Path, llama_cpp: ModuleType) -> None:
+    """Importance of the calibration text: another file, and a better one."""
+    names = ["q4_0", "llama.cpp:imatrix:q4_0"]
+    result = compare(tiny, names, text=stories, calibration=seen)
+    plain, weighed = (result.row(name) for name in names)
+    assert plain.bits_per_weight == weighed.bits_per_weight
+    assert 0 < weighed.kl_mean < plain.kl_mean  # type: ignore[operator]
+    assert "calibrated on" in weighed.note
+
+
+def test_libraries_that_are_absent_or_fail(
+    tiny: LoadedModel, stories: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise QuantlabError("the process of AutoAWQ was killed (SIGKILL), as the system does when memory runs out")
+
+    absent = "GPTQModel lives in an environment of its own; make it with `quantlab env create gptqmodel`"
+    monkeypatch.setattr(Library, "missing", lambda self: absent if self.name == "gptqmodel" else None)
+    monkeypatch.setattr("quantlab.evaluate.made_by_libraries.quantize", fails)
+    names = ("rtn:int4_g{g}_asym", "autoawq:awq:int4_g{g}_asym", "gptqmodel:gptq:int4_g{g}_asym")
+    monkeypatch.setattr(compare_module, "AT_BITS", {4: names})
+    result = compare(tiny, bits=4, text=stories)
+    assert [row.name for row in result.rows] == ["bf16", "rtn:int4_g128_asym", "autoawq:awq:int4_g128_asym"]
+    assert result.rows[2].note.startswith("not applied: the process of AutoAWQ was killed")
+    assert result.rows[2].perplexity is None
+    assert f"Left out (gptqmodel:gptq:int4_g128_asym): {absent}." in result.notes()
+    with pytest.raises(QuantlabError, match="gptqmodel:gptq:int4_g64 cannot be measured: GPTQModel lives in"):
+        compare(tiny, ["gptqmodel:gptq:int4_g64"], text=stories)
+    assert not list(temporary.glob("quantlab-*"))
+
+
+def test_groups_follow_the_model(small: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "AT_BITS", {4: ("hqq:int4_g{g}_asym",)})
+    result = compare(str(small), bits=4, text=stories)
+    assert result.rows[1].name == "hqq:int4_g64_asym"
+    assert result.rows[1].bits_per_weight == pytest.approx(4.3125, rel=0.01)
+
+
+def test_the_table_of_methods_fits_and_cuts_nothing_off() -> None:
+    worst = {
+        "method": "k-quant search",
+        "backend": "llm-compressor",
+        "format": "gptq_int4_g128",
+        "peak_bytes": 12_345_000_000,
+    }
+    rows = (
+        _row("bf16", "transformers"),
+        replace(_row("x", behind=0.0, behind_p=1.0), **worst),
+        Row("y", "y", "rtn", "z"),
+    )
+    result = Comparison("tiny", PASSPORT, rows, by_method=True)
+    for width in (80, 120):
+        lines = _printed(result, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in "".join(lines)
+        cells = next(line for line in lines if line.startswith("k-quant search llm-compressor"))
+        for figure in ("gptq_int4_g128", "16.00", "2.86e-07 ± 3e-09 *"):
+            assert figure in cells, figure
+        for figure in ("1,234.56", "12,345"):
+            assert (figure in cells) == (width == 120), figure
+
+
+def test_the_command_line_crosses_methods_and_formats(
+    run_cli: Callable[..., Ended], small: Path, stories: Path, tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    asked = ("--methods", "rtn,HQQ", "--formats", "int4_g64_asym,int3_g64_asym")
+    done = run_cli("compare", small, *asked, "--text", stories, "--json", out, "--picture", picture)
+    assert done.code == 0, done
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in rows[1:]] == [
+        f"{method}:int{bits}_g64_asym" for bits in (4, 3) for method in ("rtn", "hqq")
+    ]
+    assert {row["method"] for row in rows[1:]} == {"rtn", "hqq"}
+    assert [row["tied"] for row in rows].count(True) >= 1
+    assert picture.read_bytes().startswith(PNG)
+    assert done.err.count(f"{small}: ") == len(rows) + 2, "a line a row, not one a block"
+
+
+def test_usage_errors_of_methods(run_cli: Callable[..., Ended], tmp_path: Path) -> None:
+    run_cli("compare", "tiny", "--methods", "awqq").must_say(2, "unknown method 'awqq'", "did you mean 'awq'")
+    run_cli("compare", "tiny", "--methods", ",").must_say(2, "--methods names no method")
+    run_cli("compare", "tiny", "--bits", "5").must_say(2, "--bits")
+    run_cli("compare", "tiny", "--bits", "4", "--formats", "int8").must_say(2, "leave out --bits or --formats")
+    run_cli("compare", "tiny", "--methods", "awq", "--calibration", tmp_path / "no.txt").must_say(1, "calibration text")
+    (tmp_path / "short.txt").write_text("Too short.")
+    run_cli("compare", "tiny", "--methods", "awq", "--calibration", tmp_path / "short.txt").must_say(1, "too few")
+    with pytest.raises(UsageError, match="bits must be one of 2, 3, 4, 8"):
+        compare("tiny", bits=5)

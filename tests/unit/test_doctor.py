@@ -8,9 +8,11 @@ import shlex
 import socket
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from quantlab.backends import llama_cpp_build, llama_cpp_library
 from quantlab.doctor import Check, Status, gpu, libraries, machine
 from quantlab.doctor.checks import probe, run
 from quantlab.doctor.report import Report, essentials, examine, judge
@@ -18,7 +20,7 @@ from quantlab.doctor.report import Report, essentials, examine, judge
 NAMES = [
     "Python", "platform", "memory", "disk", "processor", "GPU", "compute capability", "driver", "CUDA", "torch",
     "bitsandbytes", "llama-cpp-python", "transformers", "jupyterlab", "ipywidgets", "gguf", "autoawq", "llmcompressor",
-    "compressed-tensors", "vllm", "bundled files", "network",
+    "compressed-tensors", "peft", "vllm", "bundled files", "network",
 ]  # fmt: skip
 
 
@@ -229,6 +231,21 @@ def test_llama_cpp_that_was_compiled_elsewhere(monkeypatch):
     words = shlex.split(check.fix)
     assert words[:4] == [sys.executable, "-m", "pip", "install"]
     assert {"--force-reinstall", "--no-binary", "llama-cpp-python[server]==0.3.36"} < set(words)
+
+
+def test_llama_cpp_that_was_compiled_with_amx(monkeypatch):
+    built = SimpleNamespace(llama_print_system_info=lambda: b"CPU : AVX512 = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | ")
+    built.__spec__ = "found"
+    problem = llama_cpp_build.fault(built)
+    monkeypatch.setattr(libraries, "version", lambda package: "0.3.36")
+    check = libraries.llama_cpp({"gpu": False, "fault": problem})
+    assert check.status is Status.WARNING
+    assert check.value == "0.3.36 was compiled with AMX, and such a build crashes; compile it again"
+    assert check.fix.startswith("CFLAGS=-U__AMX_INT8__ CXXFLAGS=-U__AMX_INT8__ pip install --force-reinstall")
+    monkeypatch.setitem(sys.modules, "llama_cpp", built)
+    assert llama_cpp_library.available() == problem
+    built.llama_print_system_info = lambda: b"CPU : AVX512 = 1 | LLAMAFILE = 1 | "
+    assert llama_cpp_library.available() is None
 
 
 @pytest.mark.parametrize("compiler", [True, False])

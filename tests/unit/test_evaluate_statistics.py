@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantlab.evaluate.statistics import clustered_stderr, share_stderr
+from quantlab.evaluate.statistics import FLIPS, chance, clustered_stderr, share_stderr
 
 
 @given(st.lists(st.tuples(st.floats(-100, 100), st.integers(-3, 3)), min_size=4, max_size=60))
@@ -62,3 +63,35 @@ def test_a_share_is_binomial() -> None:
 def test_no_error_bar_without_independent_samples(x: torch.Tensor, cluster: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         clustered_stderr(x, cluster)
+
+
+def test_chance_is_every_way_to_give_signs() -> None:
+    """In plain Python; uneven stories, so that a wrong pairing shows."""
+    generator = torch.Generator().manual_seed(3)
+    story = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4])
+    x, y = torch.randn(2, len(story), generator=generator).double()
+    sums = [float((x - y)[story == one].sum()) for one in range(5)]
+    ways = [
+        abs(sum(sign * total for sign, total in zip(signs, sums, strict=True))) for signs in product((-1, 1), repeat=5)
+    ]
+    expected = sum(way >= abs(sum(sums)) - 1e-9 for way in ways) / len(ways)
+    assert chance(x, y, story) == chance(y, x, story) == expected
+
+
+def test_chance_cries_wolf_as_often_as_it_says() -> None:
+    """Two equal models on 11 stories: p is below 5% in about 5% of 400 repetitions."""
+    generator = torch.Generator().manual_seed(4)
+    story = torch.arange(11).repeat_interleave(4)
+    alarms = 0
+    for _ in range(400):
+        x, y = torch.randn(2, len(story), generator=generator) + torch.randn(11, generator=generator)[story]
+        alarms += chance(x, y, story) < 0.05
+    assert 0.02 < alarms / 400 < 0.09
+
+
+def test_chance_is_never_zero_and_always_the_same() -> None:
+    story = torch.arange(60)
+    x = torch.rand(60, generator=torch.Generator().manual_seed(5))
+    assert chance(x + 10, x, story) == chance(x + 10, x, story) == 1 / FLIPS
+    assert chance(x, x, story) == 1
+    assert chance(torch.ones(2), torch.zeros(2), torch.arange(2)) == 0.5, "two stories prove nothing"

@@ -36,7 +36,9 @@ def defined_by(code: str) -> Any:
 
 
 def test_the_catalog_finds_lesson_1() -> None:
-    assert set(catalog.exercises(1)) == {"bits_per_weight", "kv_cache", "largest_context"}
+    numbers = {"bits_per_weight", "kv_cache", "largest_context"}
+    broken = {"guessed_head", "mislabelled", "query_heads", "sixteen_heads", "sliding_window"}
+    assert set(catalog.exercises(1)) == numbers | broken
     assert catalog.predictions(1)
 
 
@@ -44,6 +46,12 @@ def test_the_catalog_finds_lesson_2() -> None:
     names = {"asymmetric", "e4m3", "groups", "nf4_codes", "own_matrix", "own_prompt", "q4_0_block"}
     assert set(catalog.exercises(2)) == names
     assert "same_word" in catalog.predictions(2)
+
+
+def test_the_catalog_finds_lesson_3() -> None:
+    names = {"awq_rounding", "best_scale", "gptq_step", "nvfp4_block", "own_layer", "own_text", "six_bits"}
+    assert set(catalog.exercises(3)) == names
+    assert {"damage_left", "wrong_text"} <= set(catalog.predictions(3))
 
 
 @pytest.mark.parametrize(("lesson", "name"), EXERCISES)
@@ -99,7 +107,10 @@ def test_ids_are_unique() -> None:
 
 
 # ------------------------------------------------------------------------------------------- against the planner
-@pytest.mark.parametrize("shape", MODELS.values(), ids=MODELS)
+KEYS_AND_VALUES = [shape for shape in MODELS.values() if shape.latent is None]  # the exercise is about these
+
+
+@pytest.mark.parametrize("shape", KEYS_AND_VALUES, ids=lambda shape: shape.name)
 def test_lesson_1_solutions_equal_the_planner_for_every_model(shape: ModelShape) -> None:
     from quantlab.plan.memory import kv_bytes_per_token, weights_bytes
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from ggml_oracle import library_of
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +23,8 @@ from torch import Tensor
 from quantlab.core import QuantizedTensor
 from quantlab.errors import QuantlabError
 from quantlab.formats.catalog import quantize_tensor
-from quantlab.formats.gguf_file import FORMATS, TYPES, open_gguf, save_gguf
+from quantlab.formats.gguf_file import FORMATS, Later, open_gguf, save_gguf
+from quantlab.formats.gguf_head import TYPES, read_head
 from quantlab.formats.gguf_values import DEPTH, Kind, Value, typed
 
 METADATA = {
@@ -96,14 +102,42 @@ def test_the_gguf_package_reads_it(tmp_path: Path) -> None:
     assert reader.fields["general.architecture"].contents() == "llama"
 
 
-def test_sizes_of_types_are_those_of_the_gguf_package() -> None:
-    from gguf.constants import GGML_QUANT_SIZES
-
+def test_sizes_of_types_are_those_of_the_c_library(llama_cpp: ModuleType) -> None:
+    library = ctypes.CDLL(str(library_of(llama_cpp)))
+    library.ggml_type_name.restype = ctypes.c_char_p
+    library.ggml_type_size.restype = ctypes.c_size_t
+    library.ggml_blck_size.restype = ctypes.c_int64
     for name, entry in TYPES.items():
-        kind = GGMLQuantizationType(entry.number)
-        assert kind.name.lower() == name
-        if name != "q8_1":  # the package counts 4 bytes that llama.cpp gave up
-            assert (entry.block, entry.nbytes) == GGML_QUANT_SIZES[kind]
+        number = entry.number
+        assert library.ggml_type_name(number).decode().lower() == name
+        assert (entry.block, entry.nbytes) == (library.ggml_blck_size(number), library.ggml_type_size(number))
+
+
+def test_a_tensor_is_made_when_its_turn_comes(tmp_path: Path) -> None:
+    W, made = torch.randn(4, 256), []
+
+    def later(name: str) -> Later:
+        return Later(name, (4, 256), lambda: made.append(name) or quantize_tensor(W, name))
+
+    path = save_gguf(tmp_path / "later.gguf", {}, {"a": later("q4_k"), "b": later("q6_k"), "c": W})
+    assert made == ["q4_k", "q6_k"]
+    assert (
+        path.read_bytes()
+        == save_gguf(
+            tmp_path / "now.gguf", {}, {"a": quantize_tensor(W, "q4_k"), "b": quantize_tensor(W, "q6_k"), "c": W}
+        ).read_bytes()
+    )
+    with pytest.raises(AssertionError, match="promised"):
+        save_gguf(tmp_path / "lie.gguf", {}, {"a": Later("q8_0", (4, 256), lambda: quantize_tensor(W, "q4_k"))})
+    assert not (tmp_path / "lie.gguf").exists()
+
+
+def test_the_head_alone_needs_no_torch(tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "all.gguf", METADATA, _tensors())
+    head, file = read_head(path), open_gguf(path)
+    assert (head.values, head.tensors, head.data_start) == (file.values, file.tensors, file.data_start)
+    code = "import sys; import quantlab.formats.gguf_head; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_type_that_cannot_be_dequantized_is_named(tmp_path: Path) -> None:

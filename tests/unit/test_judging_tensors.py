@@ -32,7 +32,7 @@ def said(answer: Any) -> str:
         (lambda W, bits, group: "three", "a str: a tensor is wanted."),
         (lambda W, bits, group: W / 0, "values that are not finite"),
         (lambda W, bits, group: W if bits == 3 else None, "every path through the function must end"),
-        (lambda W, bits, group: W, "values differ; at [0, 0] yours is"),
+        (lambda W, bits, group: W + 1, "values differ; at [0, 0] yours is"),  # no level is so far from W
     ],
 )
 def test_answers_of_the_wrong_kind(answer: Any, words: str) -> None:

@@ -38,11 +38,29 @@ def case() -> Case:
 
 
 def test_the_scale_lowers_the_error_and_no_candidate_is_better(case: Case) -> None:
-    found = awq_scale([case.W], case.stats, INT3)
+    found = awq_scale([case.W], case.stats, INT3, relative=False)
     losses = [scaled_error(case.W, case.H, INT3, s) for s in candidates(case.W, case.stats, INT3)]
     assert len(losses) == 40  # 20 and 20, where no scale is the first of the first
     assert scaled_error(case.W, case.H, INT3, found) == min(losses)
     assert min(losses) < 0.8 * losses[0]
+
+
+def test_a_large_output_does_not_choose_the_scale_for_the_small_ones(case: Case) -> None:
+    """One row, ten thousand times as large, that reads the quiet inputs: summed as they are, it alone decides."""
+    quiet = case.stats.x_absmean < case.stats.x_absmean.median()
+    W = torch.cat([case.W, 1e4 * (case.W[:1] * quiet + 1e-3 * case.W[:1])])
+    alone, all_of_them = (awq_scale([W], case.stats, INT3, relative=relative) for relative in (False, True))
+    assert torch.equal(alone, min(candidates(W, case.stats, INT3), key=lambda s: scaled_error(W[-1:], case.H, INT3, s)))
+    assert scaled_error(case.W, case.H, INT3, all_of_them) < 0.95 * scaled_error(case.W, case.H, INT3, alone)
+
+
+def test_an_output_that_is_always_zero_does_not_choose_the_scale(case: Case) -> None:
+    X = torch.zeros(256, 256)
+    X[:, :128] = torch.randn(256, 128, generator=torch.Generator().manual_seed(1))
+    stats = LayerStats(256, X.T @ X, X.abs().mean(0), X.abs().amax(0))
+    W = case.W.clone()
+    W[0, :128] = 0
+    assert torch.isfinite(awq_scale([W], stats, INT3)).all()
 
 
 def test_layers_that_share_an_input_are_judged_together(case: Case) -> None:

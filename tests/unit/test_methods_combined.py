@@ -9,17 +9,17 @@ import torch
 from gptq_laws import Case
 from layer_inputs import real_layers, stats_of
 
-from quantlab.core import LayerStats
+from quantlab.core import LayerStats, output_errors
 from quantlab.formats.catalog import get
 from quantlab.formats.int_affine import IntAffine
 from quantlab.methods.awq import awq, candidates, rounded
 from quantlab.methods.catalog import METHODS
 from quantlab.methods.combined import (
+    aim,
     awq_gptq,
     awq_gptq_many,
     dampened,
     descend,
-    output_error,
     priced_scale,
     prices,
     ranges,
@@ -37,6 +37,50 @@ def case() -> Case:
     X = torch.randn(300, 16, generator=generator) @ torch.randn(16, 256, generator=generator)
     X = X + 0.2 * torch.randn(300, 256, generator=generator)
     return Case(torch.randn(32, 256, generator=generator), X.T @ X)
+
+
+class TestAim:
+    """X0 is what the original model sends, X what arrives: the outputs W X0' are the aim."""
+
+    @pytest.fixture
+    def pair(self, case: Case) -> tuple[torch.Tensor, torch.Tensor, LayerStats]:
+        generator = torch.Generator().manual_seed(4)
+        X0 = torch.randn(900, 16, generator=generator) @ torch.randn(16, 256, generator=generator)
+        X0 = X0 + 0.2 * torch.randn(900, 256, generator=generator)
+        X = X0 @ (torch.eye(256) + 0.02 * torch.randn(256, 256, generator=generator))
+        return X0, X, LayerStats(900, X.T @ X, X.abs().mean(0), X.abs().amax(0), X0.T @ X)
+
+    def test_least_squares(self, case: Case, pair: tuple[torch.Tensor, torch.Tensor, LayerStats]) -> None:
+        """Without dampening it is what a solver finds from X0 and X themselves."""
+        X0, X, W = (t.double() for t in (*pair[:2], case.W))
+        expected = torch.linalg.lstsq(X, X0 @ W.T).solution.T
+        stats = LayerStats(900, X.T @ X, X.abs().mean(0), X.abs().amax(0), X0.T @ X)
+        assert (aim(W, stats, stats.H) - expected).norm() < 1e-6 * (W - expected).norm()
+
+    def test_codes_come_closer_to_the_original_outputs(
+        self, case: Case, pair: tuple[torch.Tensor, torch.Tensor, LayerStats]
+    ) -> None:
+        X0, X, stats = pair
+        off = [
+            float((X0 @ case.W.T - X @ awq_gptq(case.W, one, get("int4_g128")).dequantize().T).norm())
+            for one in (stats, LayerStats(900, stats.H, stats.x_absmean, stats.x_absmax))
+        ]
+        assert off[0] < 0.7 * off[1]
+
+    def test_nothing_changes_where_the_inputs_are_the_same(self, case: Case) -> None:
+        H = dampened(case.H, factorize(case.H), 0.01)
+        size = case.H.diagonal().sqrt()
+        assert torch.equal(aim(case.W, LayerStats(1, case.H, size, size, case.H), H), case.W)
+        assert aim(case.W, case.stats, H) is case.W
+
+    def test_scales_move_it_with_the_weights(
+        self, case: Case, pair: tuple[torch.Tensor, torch.Tensor, LayerStats]
+    ) -> None:
+        stats = pair[2]
+        scale = torch.linspace(0.5, 2, 256)
+        plain = aim(case.W, stats, stats.H)
+        scaled = aim(case.W * scale, stats.scaled(scale), stats.scaled(scale).H) / scale
+        assert (scaled - plain).norm() < 0.01 * (plain - case.W).norm()
 
 
 @pytest.mark.parametrize("model", ["tiny", "smollm2"])
@@ -63,12 +107,12 @@ def test_each_step_lowers_the_error_it_is_for(case: Case) -> None:
 
     assert cost(narrow) < cost(plain)
     q, p = sweep(case.W, factor, GRID, narrow)
-    errors = [output_error(case.W - GRID.decode(q, p), H)]
+    errors = [output_errors(case.W - GRID.decode(q, p), H)]
     for _ in range(2):
         p = refit(case.W, q, p, H, GRID)
-        errors.append(output_error(case.W - GRID.decode(q, p), H))
+        errors.append(output_errors(case.W - GRID.decode(q, p), H))
         q = descend(case.W, q, p, H, GRID)
-        errors.append(output_error(case.W - GRID.decode(q, p), H))
+        errors.append(output_errors(case.W - GRID.decode(q, p), H))
     for before, after in itertools.pairwise(errors):
         assert (after <= before * (1 + 1e-5)).all()
         assert after.sum() < before.sum()

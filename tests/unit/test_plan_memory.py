@@ -1,5 +1,6 @@
 """Memory plans: published sizes and server logs reproduced, inverse questions, and absurd numbers refused."""
 
+import math
 import time
 from typing import Any
 
@@ -16,6 +17,8 @@ from quantlab.plan.memory import (
     free_bytes,
     gpus_that_fit,
     kv_bytes_per_token,
+    kv_cache_bytes,
+    longest_context,
     max_batch,
     max_context,
     max_tokens,
@@ -26,19 +29,46 @@ from quantlab.plan.memory import (
     weights_bytes,
 )
 from quantlab.plan.models import MODELS, shape_of
+from quantlab.plan.published import KV_KIB, LLAMA_CPP_README
 from quantlab.plan.recipes import format_names, layout_of
 
 
-@pytest.mark.parametrize(
-    ("model", "kib"),
-    [
-        ("llama-3.1-8b", 128), ("mistral-7b", 128), ("llama-3-70b", 320), ("llama-3.1-405b", 504), ("qwen3-4b", 144),
-        ("qwen3-8b", 144), ("llama-2-13b", 800), ("llama-2-7b", 512),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("model", "kib"), KV_KIB.items())
 def test_kv_bytes_of_a_token(model: str, kib: int) -> None:
     assert kv_bytes_per_token(model) == kib * 1024
     assert kv_bytes_per_token(model, kv_bits=8) == kib * 512
+
+
+@pytest.mark.parametrize(("model", "every"), [("gemma-2-9b", 2), ("gemma-3-27b", 6), ("gemma-3-1b", 6)])
+def test_windows_in_some_layers_bound_the_cache_of_those(model: str, every: int) -> None:
+    shape, window = shape_of(model), shape_of(model).window
+    assert window is not None
+    one = shape.kv_numbers * 2
+    full = shape.layers // every
+    assert kv_cache_bytes(model, window) == window * shape.layers * one
+    assert kv_cache_bytes(model, 4 * window) == one * window * (4 * full + shape.layers - full)
+
+
+def test_deepseek_caches_one_vector_for_all_heads() -> None:
+    deepseek, llama = kv_bytes_per_token("deepseek-v3"), kv_bytes_per_token("llama-3.1-405b")
+    assert deepseek == 61 * (512 + 64) * 2
+    assert llama / deepseek == pytest.approx(7.34, abs=0.01)
+
+
+def test_the_cache_is_rounded_up_to_whole_blocks() -> None:
+    assert kv_cache_bytes("llama-3-8b", 17, 3, block=16) == kv_cache_bytes("llama-3-8b", 32, 3)
+    assert kv_cache_bytes("mistral-7b", 10_000, block=48) == kv_cache_bytes("llama-3.1-8b", 4128)
+    assert kv_cache_bytes("llama-3-8b", 1024, kv_bits=8.5) == kv_cache_bytes("llama-3-8b", 1024) * 17 // 32
+
+
+@pytest.mark.parametrize("model", ["gemma-3-27b", "gemma-2-9b", "mistral-7b", "llama-3.1-8b"])
+def test_the_longest_context_is_the_longest(model: str) -> None:
+    shape = shape_of(model)
+    for gib in (0.01, 0.3, 0.7, 3, 400):
+        longest = longest_context(shape, round(gib * GIB))
+        assert longest % 16 == 0
+        assert longest == 0 or kv_cache_bytes(shape, longest, block=16) <= gib * GIB
+        assert longest == shape.context or kv_cache_bytes(shape, longest + 16, block=16) > gib * GIB
 
 
 def test_a_sliding_window_bounds_the_cache() -> None:
@@ -46,14 +76,7 @@ def test_a_sliding_window_bounds_the_cache() -> None:
     assert memory("llama-3.1-8b", "bf16", 32768).kv_bytes == 8 * memory("mistral-7b", "bf16", 4096).kv_bytes
 
 
-# llama.cpp's quantize README, Llama-3.1-8B: bits a weight and GiB of each file type
-@pytest.mark.parametrize(
-    ("fmt", "bits", "gib"),
-    [
-        ("q2_k", 3.1593, 2.95), ("q3_k_m", 3.9960, 3.74), ("q4_k_s", 4.6672, 4.36), ("q4_k_m", 4.8944, 4.58),
-        ("q5_k_m", 5.7036, 5.33), ("q6_k", 6.5633, 6.14), ("q8_0", 8.5008, 7.95), ("fp16", 16.0005, 14.96),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("fmt", "bits", "gib"), [(fmt, *row) for fmt, row in LLAMA_CPP_README.items()])
 def test_gguf_file_types_have_the_published_sizes(fmt: str, bits: float, gib: float) -> None:
     plan = memory("llama-3.1-8b", fmt, 1)
     assert plan.bits_per_weight == pytest.approx(bits, abs=6e-4 if fmt == "fp16" else 5e-5)
@@ -105,13 +128,14 @@ def test_a_real_awq_checkpoint_is_not_half_a_byte_a_parameter() -> None:
 
 
 @pytest.mark.parametrize("fmt", format_names())
-@pytest.mark.parametrize("model", ["qwen2.5-7b", "qwen3-8b", "smollm2-135m"])
+@pytest.mark.parametrize("model", ["qwen2.5-7b", "phi-4-mini", "smollm2-135m", "mixtral-8x7b", "tiny"])
 def test_the_shortcut_for_equal_blocks_counts_every_tensor(model: str, fmt: str) -> None:
     shape = shape_of(model)
     one_by_one = 0
     for tensor in shape.tensors():
         columns = tensor.shape[-1]
-        one_by_one += layout_of(tensor, shape, fmt).matrix_bytes(tensor.weights // columns, columns)
+        rows = math.prod(tensor.shape[:-1])
+        one_by_one += tensor.copies * layout_of(tensor, shape, fmt).matrix_bytes(rows, columns)
     assert weights_bytes(model, fmt) == one_by_one
 
 
@@ -143,9 +167,11 @@ def test_fits_is_where_nothing_is_left() -> None:
     card = gpu("l4")
     assert fits(plan, card) == (free_bytes(plan, card) >= 0) is True
     assert not fits(plan, card, utilization=0.5)
-    assert [c.name for c in gpus_that_fit(memory("llama-3-70b", "awq_int4_g128", 4096))] == [
-        "l40s", "h100", "a100-80", "h200", "b200",
-    ]  # fmt: skip
+    holding = gpus_that_fit(memory("llama-3-70b", "awq_int4_g128", 4096))
+    assert holding[0].name == "l40s"
+    assert {"a100-80", "h100", "h200", "b200"} < {c.name for c in holding}
+    assert not {"t4", "a10", "l4", "rtx-4090", "a100-40"} & {c.name for c in holding}
+    assert [c.memory_bytes for c in holding] == sorted(c.memory_bytes for c in holding)
 
 
 @pytest.mark.parametrize("kv_bits", [16, 8])

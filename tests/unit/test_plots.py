@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from quantlab.errors import UsageError
-from quantlab.plots import Need, memory_bars, quality_vs_bits, theme
+from quantlab.plots import Need, memory_bars, quality_at_bits, quality_vs_bits, theme
 
 NEED = Need("a\nbf16", {"weights": 131.4, "KV cache": 20, "overhead": 1.5})
 SMALL = Need("a\nint4", {"weights": 37, "KV cache": 20, "overhead": 1.5})
@@ -20,7 +20,7 @@ GPUS = {"T4": 14.6, "A100 80 GB": 79.25, "B200": 178.4}
 
 def row(fmt: str, bits: float, kl: float, perplexity: float, backend: str = "quantlab") -> dict[str, Any]:
     return {
-        "format": fmt, "bits_per_weight": bits, "kl_mean": kl, "kl_stderr": kl / 20, "perplexity": perplexity,
+        "name": fmt, "bits_per_weight": bits, "kl_mean": kl, "kl_stderr": kl / 20, "perplexity": perplexity,
         "backend": backend,
     }  # fmt: skip
 
@@ -81,10 +81,10 @@ def test_quality_draws_and_tells_every_row() -> None:
     picture = quality_vs_bits(ROWS)
     left, right = picture.axes
     names = [t.get_text() for t in left.texts]
-    assert sorted(names) == sorted(r["format"] for r in ROWS if r["format"] != "bf16")
+    assert sorted(names) == sorted(r["name"] for r in ROWS if r["name"] != "bf16")
     assert left.get_yscale() == right.get_yscale() == "log"
     for r in ROWS[1:]:
-        assert r["format"] in picture.words
+        assert r["name"] in picture.words
     assert "int2_g128 at 2.13 bits: KL 4.3 ± 0.2, perplexity 310" in picture.words.replace("2.12 bits", "2.13 bits")
     assert [t.get_text() for t in right.texts] == ["bf16: 6.2; 4 within 10% of it", "int2_g128", "q2_k"]
     assert left.get_xlabel() == right.get_xlabel() == "bits per weight, scales included"
@@ -121,6 +121,49 @@ def test_rows_without_a_finite_figure_are_named_and_not_drawn() -> None:
 def test_quality_needs_a_baseline_and_another(rows: list[dict[str, Any]]) -> None:
     with pytest.raises(UsageError, match="bf16"):
         quality_vs_bits(rows)
+
+
+AT_FOUR = [
+    ROWS[0],
+    *(
+        {**row(name, 4.15, kl, 7, backend), "tied": tied}
+        for name, kl, backend, tied in (
+            ("rtn:int4_g128_asym", 0.11, "quantlab", False), ("awq:int4_g128_asym", 0.08, "quantlab", False),
+            ("gptq:int4_g128_asym", 0.071, "quantlab", False), ("awq_gptq:int4_g128_asym", 0.05, "quantlab", True),
+            ("llm-compressor:gptq:int4_g128_asym", 0.07, "llm-compressor", False),
+            ("gptqmodel:gptq:int4_g128_asym", 0.072, "gptqmodel", False),
+            ("autoawq:awq:int4_g128_asym", 0.081, "autoawq", False), ("nf4", 0.079, "bitsandbytes", False),
+            ("q4_0", 0.09, "llama.cpp", False), ("llama.cpp:imatrix:q4_0", 0.07, "llama.cpp", False),
+            ("q4_k_m", 0.051, "llama.cpp", True), ("llama.cpp:imatrix:q4_k_m", 0.049, "llama.cpp", True),
+        )
+    ),
+]  # fmt: skip
+
+
+def test_many_rows_at_equal_bits_are_ranked_and_their_names_can_be_read() -> None:
+    picture = quality_at_bits(AT_FOUR)
+    left, right = picture.axes
+    labels = left.get_yticklabels()
+    ranked = sorted(AT_FOUR[1:], key=lambda r: r["kl_mean"])
+    assert [t.get_text() for t in labels] == [r["name"] for r in ranked]
+    assert [t.get_weight() == "bold" for t in labels] == [r["tied"] for r in ranked]
+    renderer = FigureCanvasAgg(picture).get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in labels]
+    assert all(not one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(t.get_window_extent(renderer).x1 for t in right.texts) <= right.get_window_extent().x1
+    assert picture.legends[0].get_window_extent(renderer).y0 >= max(
+        axes.title.get_window_extent(renderer).y1 for axes in picture.axes
+    )
+    assert "llama.cpp:imatrix:q4_k_m 0.049 ± 0.002, 4.15 bits; awq_gptq" in picture.words
+    assert "Not to be told apart from llama.cpp:imatrix:q4_k_m: awq_gptq:int4_g128_asym, q4_k_m." in picture.words
+
+
+def test_a_ranking_of_one_and_of_rows_without_figures() -> None:
+    picture = quality_at_bits([ROWS[0], ROWS[1], {**AT_FOUR[1], "kl_mean": None}])
+    assert "Not drawn, for want of a finite figure: rtn:int4_g128_asym." in picture.words
+    with pytest.raises(UsageError, match="bf16"):
+        quality_at_bits(AT_FOUR[1:])
 
 
 def test_the_same_data_give_the_same_file(tmp_path: Path) -> None:

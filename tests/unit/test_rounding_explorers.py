@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import random
-import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from explorer_laws import ExplorerLaws, Make
 from torch import Tensor
 
 from quantlab.formats.catalog import FORMATS, get
@@ -22,7 +19,6 @@ from quantlab.widgets import levels_explorer, salience_explorer, weight_explorer
 from quantlab.widgets.explorer import Explorer
 from quantlab.widgets.levels_explorer import KINDS, levels_result, normal_table
 from quantlab.widgets.salience_explorer import KEEP, LAYER, NOTHING, SCALES
-from quantlab.widgets.view import View
 from quantlab.widgets.weight_explorer import CHOICE, OUTLIER, weight_result
 
 
@@ -39,51 +35,10 @@ MAKERS: dict[str, Callable[[Tensor], Explorer[Any]]] = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-class TestEveryExplorer:
-    def test_every_control_at_both_ends_and_everything_between(self, name: str, W: Tensor) -> None:
-        explorer = MAKERS[name](W)
-        assert 1 <= len(explorer.controls) <= 3
-        for control in explorer.controls:
-            for value in (control.options[-1], control.options[0], *control.options):
-                result = explorer.move(control.name, value)
-                assert explorer.values[control.name] == value
-                assert result == explorer.model(**explorer.values)
-                assert result.words()
-                assert result.formula()
-
-    def test_the_result_does_not_depend_on_the_way(self, name: str, W: Tensor) -> None:
-        rng, explorer = random.Random(0), MAKERS[name](W)
-        for _ in range(60):
-            control = rng.choice(explorer.controls)
-            explorer.move(control.name, rng.choice(control.options))
-            assert explorer.result == explorer.model(**explorer.values)
-        explorer.reset()
-        assert explorer.ghost is None
-        assert explorer.result == MAKERS[name](W).result
-
-    def test_the_view_follows_and_resets(self, name: str, W: Tensor) -> None:
-        explorer = MAKERS[name](W)
-        view = View(explorer)
-        first = view.picture.value
-        for control in explorer.controls:
-            view.controls[control.name].value = control.options[-1]
-        page = view.picture.value
-        found = re.search(r'src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page)
-        assert found
-        ElementTree.fromstring(base64.b64decode(found[1]))
-        assert "Before: " in found[2]
-        view.formula_button.value = True
-        assert "<pre" in view.formula.value
-        view.reset.click()
-        assert view.picture.value == first
-
-    def test_the_static_picture_says_what_it_shows(self, name: str, W: Tensor) -> None:
-        explorer = MAKERS[name](W)
-        picture = explorer.static()
-        data, metadata = picture.bundle()
-        assert metadata["image/png"]["alt"] == data["text/plain"] == picture.words
-        assert picture.words.startswith(explorer.result.words())
-        assert len(base64.b64decode(data["image/png"])) < 130_000
+class TestEveryExplorer(ExplorerLaws):
+    @pytest.fixture
+    def make(self, name: str, W: Tensor) -> Make:
+        return lambda: MAKERS[name](W)
 
 
 # ------------------------------------------------------------------------------------------- levels

@@ -111,6 +111,12 @@ def test_what_the_log_says_is_told_when_an_answer_breaks_off():
                 server.ask("?")
 
 
+def test_a_server_that_sends_its_reader_to_the_log():
+    said = pytest.raises(CutOffError, match=r"^the server broke off its answer: no such kernel$")
+    with Server("demo", engine=engine("look above")) as server, said:
+        server.ask("?")
+
+
 def test_a_server_that_dies_in_the_middle(server):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -200,6 +206,20 @@ def test_loopback(host, ours):
     assert is_loopback(host) is ours
 
 
+VLLM_DIED = """\
+(Worker pid=7) ERROR 11-26 02:21:31 [multiproc_executor.py:1063] Traceback (most recent call last):
+(Worker pid=7) ERROR 11-26 02:21:31 [multiproc_executor.py:1063]     torch.ops._C.cpu_gemm_wna16(
+(Worker pid=7) ERROR 11-26 02:21:31 [multiproc_executor.py:1063] AttributeError: '_OpNamespace' has no attribute
+(EngineCore pid=6) ERROR 11-26 02:21:31 [core.py:1512] EngineCore encountered a fatal error.
+(EngineCore pid=6) ERROR 11-26 02:21:31 [core.py:1512] RuntimeError: Worker failed with error ''_OpNamespace' '_C' \
+object has no attribute 'cpu_gemm_wna16'', please check the stack trace above for the root cause
+(EngineCore pid=6) INFO 11-26 02:21:31 [multiproc_executor.py:479] [shutdown] Executor: waiting for worker exit count=1
+(APIServer pid=5) ERROR 11-26 02:21:31 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore \
+encountered an issue. See stack trace (above) for the root cause.
+INFO:     Shutting down
+"""  # as vLLM 0.32 writes it
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -217,6 +237,10 @@ def test_loopback(host, ours):
          "[Errno 98] error while attempting: address already in use"),
         ("ValueError: Requested tokens (9) exceed context window of 8",
          "Requested tokens (9) exceed context window of 8"),
+        (VLLM_DIED, "'_OpNamespace' '_C' object has no attribute 'cpu_gemm_wna16'"),
+        ("(Worker pid=7) ERROR 11-26 02:21:31 [multiproc_executor.py:1063] ValueError: no such scale\n"
+         "(APIServer pid=5) RuntimeError: Engine core initialization failed. See root cause above.",
+         "no such scale"),
     ],
 )  # fmt: skip
 def test_the_line_that_says_why(tmp_path: Path, log: str, said: str):

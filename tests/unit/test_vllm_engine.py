@@ -10,7 +10,7 @@ import pytest
 from quantlab.errors import UsageError
 from quantlab.serve import engines
 from quantlab.serve.artifacts import folder_for
-from quantlab.serve.vllm_server import arguments
+from quantlab.serve.vllm_server import arguments, cores
 
 SETTINGS = {"path": "/models/m", "model": "m", "context": 512, "threads": 2}
 
@@ -18,6 +18,7 @@ SETTINGS = {"path": "/models/m", "model": "m", "context": 512, "threads": 2}
 @pytest.fixture(autouse=True)
 def _no_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("QUANTLAB_VLLM", raising=False)
+    monkeypatch.setenv("QUANTLAB_CACHE", str(tmp_path / "cache"))  # a learner may have made its environment
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
@@ -46,6 +47,11 @@ def test_the_key_and_the_method_are_no_arguments() -> None:
         assert "secret" not in " ".join(words)
         assert "--quantization" not in words
         assert ("--enforce-eager" in words) == cpu
+
+
+def test_threads_are_bound_to_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {6, 4, 5}, raising=False)
+    assert (cores(1), cores(2), cores(8)) == ("4", "4,5", "4,5,6")
 
 
 def test_a_gguf_file_and_a_format_are_refused(tiny_folder: Path) -> None:

@@ -34,6 +34,7 @@ def arguments(add: Callable[[argparse.ArgumentParser], object] = lambda parser: 
     parser.add_argument("out", type=Path)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group", type=int, default=128)
+    parser.add_argument("--blocks", type=int, help="quantize only the first so many (AutoAWQ)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add(parser)
     return parser.parse_args()
@@ -60,8 +61,9 @@ class Clock:
 
 def finish(clock: Clock, out: Path, tensors: dict[str, Any]) -> None:
     """Print what was measured, then write the tensors (writing is not part of the time)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().float().contiguous().clone() for name, tensor in tensors.items()}, out)
-    print(json.dumps({"seconds": clock.stages, "peak_mib": peak}))
+    cpu_s = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": clock.stages, "cpu_s": cpu_s, "peak_mib": used.ru_maxrss / 1024}))

@@ -35,6 +35,8 @@ def main() -> None:
     model = AutoAWQForCausalLM.from_pretrained(
         str(args.model), torch_dtype=getattr(torch, args.dtype), device_map="cpu", safetensors=True
     )
+    if args.blocks:  # the inputs of a block do not depend on those after it
+        model.model.model.layers = model.model.model.layers[: args.blocks]
     tokens = samples(args.tokens)
     clock.lap("load")
     model.quantize(

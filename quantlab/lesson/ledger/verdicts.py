@@ -5,7 +5,7 @@
     none is, or an essential one is not    does not hold
 
 Nothing else makes a verdict, so it changes when an input does. `measured` is for claims whose figure is the learner's
-own, and `open` for claims whose lesson has not come yet.
+own, and `open` for claims whose lesson has not come yet, or whose check needs a library that is not here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantlab.errors import QuantlabError
+
 HOLDS, HOLDS_IF, DOES_NOT_HOLD, MEASURED, OPEN = "holds", "holds if", "does not hold", "measured", "open"
 VERDICTS = (HOLDS, HOLDS_IF, DOES_NOT_HOLD, MEASURED, OPEN)
+
+
+class NotHereError(QuantlabError):
+    """A check asks a library that is not installed; the message says which, and how to get it."""
 
 
 @dataclass(frozen=True)

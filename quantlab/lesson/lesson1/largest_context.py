@@ -9,7 +9,7 @@ from typing import Any
 from quantlab.errors import QuantlabError
 from quantlab.layout import layout
 from quantlab.lesson.exercises import Exercise
-from quantlab.lesson.judging import NOT_YET, Verdict, is_untouched, not_a_number
+from quantlab.lesson.judging import Verdict, incomplete, not_a_number
 from quantlab.lesson.message import Kind, number
 from quantlab.plan import memory
 from quantlab.plan.gpus import Gpu, gpu
@@ -47,13 +47,8 @@ def wrong_contexts(shape: ModelShape, card: Gpu, fmt: str, batch: int) -> dict[s
 
 def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
     """Compare the learner's number with the planner's for the learner's own choice."""
-    if is_untouched(answer):
-        return NOT_YET
-    if not isinstance(answer, Mapping) or (missing := [key for key in _KEYS if key not in answer]):
-        what = f"lacks {', '.join(missing)}" if isinstance(answer, Mapping) else "is no dictionary"
-        return Verdict(Kind.WRONG, (f"Pass the dictionary `mine` with {', '.join(_KEYS)}; this one {what}.",))
-    if is_untouched(answer["context"]):
-        return NOT_YET
+    if (verdict := incomplete(answer, _KEYS)) is not None:
+        return verdict
     if reason := not_a_number(answer["context"]):
         return Verdict(Kind.WRONG, (f"`context` is {reason}",))
     try:

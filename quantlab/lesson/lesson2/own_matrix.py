@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from quantlab.core import check_weights
 from quantlab.errors import QuantlabError, unknown
 from quantlab.lesson.exercises import Exercise
-from quantlab.lesson.judging import NOT_YET, Verdict, is_untouched, not_a_number
+from quantlab.lesson.judging import Verdict, incomplete, not_a_number
 from quantlab.lesson.lesson2.story import rounded
 from quantlab.lesson.message import Kind, number
 from quantlab.models.bundled import tiny_folder
@@ -51,13 +50,8 @@ def _rms(t: Tensor) -> float:
 
 def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
     """Compare the learner's figure with ours for the learner's own matrix."""
-    if is_untouched(answer):
-        return NOT_YET
-    if not isinstance(answer, Mapping) or (missing := [key for key in _KEYS if key not in answer]):
-        what = f"lacks {', '.join(missing)}" if isinstance(answer, Mapping) else "is no dictionary"
-        return Verdict(Kind.WRONG, (f"Pass the dictionary `mine` with {', '.join(_KEYS)}; this one {what}.",))
-    if is_untouched(answer["error"]):
-        return NOT_YET
+    if (verdict := incomplete(answer, _KEYS)) is not None:
+        return verdict
     if reason := not_a_number(answer["error"]):
         return Verdict(Kind.WRONG, (f"`error` is {reason}",))
     try:

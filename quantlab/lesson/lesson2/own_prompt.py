@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from quantlab.lesson.exercises import Exercise
-from quantlab.lesson.judging import NOT_YET, Verdict, is_untouched
+from quantlab.lesson.judging import Verdict, incomplete
 from quantlab.lesson.lesson2.story import story_model
 from quantlab.lesson.message import Kind
 
@@ -25,24 +26,15 @@ def next_words(prompt: str) -> tuple[str, dict[int, str]]:
 
 def fewest_bits(whole: str, words: Mapping[int, str]) -> int | None:
     """Going down from 8 bits, the last width before the word changes; None when it changes at 8."""
-    kept = None
-    for bits in WIDTHS:
-        if words[bits] != whole:
-            break
-        kept = bits
-    return kept
+    kept = [*takewhile(lambda bits: words[bits] == whole, WIDTHS)]
+    return kept[-1] if kept else None
 
 
 def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
     """Compare with what the story model says."""
-    if is_untouched(answer):
-        return NOT_YET
-    if not isinstance(answer, Mapping) or (missing := [key for key in ("prompt", "bits") if key not in answer]):
-        what = f"lacks {', '.join(missing)}" if isinstance(answer, Mapping) else "is no dictionary"
-        return Verdict(Kind.WRONG, (f"Pass the dictionary `mine` with prompt and bits; this one {what}.",))
+    if (verdict := incomplete(answer, ("prompt", "bits"))) is not None:
+        return verdict
     prompt, bits = answer["prompt"], answer["bits"]
-    if is_untouched(bits):
-        return NOT_YET
     if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > _LONGEST:
         return Verdict(Kind.WRONG, (f"`prompt` must be a text of 1 to {_LONGEST:,} characters.",))
     if isinstance(bits, bool) or bits not in WIDTHS:

@@ -50,6 +50,7 @@ CHECKS: Mapping[str, Callable[..., Finding]] = {
     "F10": _later("loading", "f10"), "F11": _later("contests", "f11"), "F12": _later("running", "f12"),
     "F13": _later("loading", "f13"), "F14": _later("finetuning", "f14"), "F15": _later("contests", "f15"),
     **{f"Q{number}": _later("curve", f"q{number}") for number in (1, 2, 6, 8)},
+    "Q7": _later("reasoning", "q7"),
     **{f"Q{number}": _later("speed", f"q{number}") for number in (3, 4, 5)},
     **{f"S{number}": _later("money", f"s{number}") for number in (2, 3, 4, 5, 6, 10, 13)},
     "S14": _later("speed", "s14"),

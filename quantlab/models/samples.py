@@ -55,6 +55,12 @@ def stories() -> list[str]:
     return [str(json.loads(line)["text"]) for line in lines]
 
 
+def openings() -> list[str]:
+    """The bundled beginnings of stories, for a model to go on from."""
+    lines = map(json.loads, bundled("assets/stories/prompts.jsonl").read_text(encoding="utf-8").splitlines())
+    return [str(line["prompt"]) for line in lines if line["kind"] == "opening"]
+
+
 def windows(loaded: LoadedModel, calibration: Calibration) -> list[tuple[int, ...]]:
     """The token ids of each window; raises QuantlabError for texts that are empty, too long or too few."""
     room = _room(loaded, calibration)

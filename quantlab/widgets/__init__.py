@@ -2,8 +2,11 @@
 
     explorer.py           the pattern: controls, a pure function of their values, the setting before as a ghost
     view.py               its controls and picture in a live notebook (ipywidgets)
+    front_explorer.py     lesson 4: a budget on measured files, the Pareto front, the choice
     levels_explorer.py    lesson 2: bits, group and kind of levels on a real matrix
     memory_explorer.py    lesson 1: weights, KV cache and overhead against GPUs
+    noise_explorer.py     lesson 4: how many stories before a difference is one
+    roofline_explorer.py  lesson 4: a format under the roof of a card, batch by batch
     salience_explorer.py  lesson 2: which 1% of a layer's columns to protect, and how
     scaling_explorer.py   lesson 3: AWQ's search for a scale
     super_block_explorer.py  lesson 3: a super-block of Q4_K, byte by byte
@@ -17,9 +20,12 @@ A new explorer is one file: a frozen result, a pure function, a drawing, its con
 
 from quantlab.widgets.ballot_box import vote_on
 from quantlab.widgets.explorer import Control, Explorer
+from quantlab.widgets.front_explorer import front_explorer
 from quantlab.widgets.levels_explorer import levels_explorer
 from quantlab.widgets.memory_explorer import memory_explorer
+from quantlab.widgets.noise_explorer import noise_explorer
 from quantlab.widgets.prediction_box import ask
+from quantlab.widgets.roofline_explorer import roofline_explorer
 from quantlab.widgets.salience_explorer import salience_explorer
 from quantlab.widgets.scaling_explorer import scaling_explorer
 from quantlab.widgets.super_block_explorer import super_block_explorer
@@ -30,8 +36,11 @@ __all__ = [
     "Control",
     "Explorer",
     "ask",
+    "front_explorer",
     "levels_explorer",
     "memory_explorer",
+    "noise_explorer",
+    "roofline_explorer",
     "salience_explorer",
     "scaling_explorer",
     "super_block_explorer",

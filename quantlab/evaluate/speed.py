@@ -16,10 +16,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from quantlab.backends.llama_cpp_library import available
 from quantlab.backends.llama_cpp_library import threads as torch_threads
@@ -65,9 +66,49 @@ def measure_speed(
             raise UsageError(f"{what} must be at least 1, got {value}")
     if (problem := available()) is not None:
         raise QuantlabError(problem)
-    asked = {"paths": [str(path.resolve()) for path in files.values()], "threads": count, "prompt": prompt,
-             "generate": generate, "repeats": repeats}  # fmt: skip
-    runs: list[list[tuple[float, float]]] = [[] for _ in files]
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
+    asked = {"threads": count, "prompt": prompt, "generate": generate, "repeats": repeats}
+    for done, (name, one) in enumerate(_runs(files, asked), 1):
+        runs[name].append((one["prefill"], one["decode"]))
+        progress(done, repeats * len(files))
+    return {
+        name: Speed(tuple(p for p, _ in pairs), tuple(d for _, d in pairs), count, prompt, generate)
+        for name, pairs in runs.items()
+    }
+
+
+def measure_batches(
+    files: Mapping[str, Path],
+    batches: Sequence[int],
+    *,
+    threads: int | None = None,
+    generate: int = 16,
+    repeats: int = 3,
+) -> dict[str, dict[int, tuple[float, ...]]]:
+    """Tokens a second of all texts together, for each file and each number of texts at once: one figure a repetition.
+
+    Every text begins empty and grows by `generate` tokens; all get their next token in one step. Raises as
+    `measure_speed` does.
+    """
+    if not files or not batches:
+        raise UsageError("no file or no batch was given, so there is no speed to measure")
+    count = torch_threads() if threads is None else threads
+    for what, value in (("threads", count), ("generate", generate), ("repeats", repeats), *(("batch", b) for b in batches)):
+        if value < 1:
+            raise UsageError(f"{what} must be at least 1, got {value}")
+    if (problem := available()) is not None:
+        raise QuantlabError(problem)
+    found: dict[str, dict[int, tuple[float, ...]]] = {name: {batch: () for batch in batches} for name in files}
+    asked = {"threads": count, "generate": generate, "repeats": repeats, "batches": list(batches)}
+    for name, one in _runs(files, asked):
+        found[name][one["batch"]] += (one["decode"],)
+    return found
+
+
+def _runs(files: Mapping[str, Path], asked: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the process of llama.cpp says, line by line, each with the name of its file."""
+    names = list(files)
+    asked = {"paths": [str(path.resolve()) for path in files.values()], **asked}
     command = [sys.executable, "-P", "-m", "quantlab.backends.llama_cpp_speed"]
     root = str(Path(__file__).resolve().parents[2])
     where = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))}
@@ -80,10 +121,9 @@ def measure_speed(
             assert child.stderr is not None
             child.stdin.write(json.dumps(asked) + "\n")
             child.stdin.close()
-            for done, line in enumerate(child.stdout, 1):
+            for line in child.stdout:
                 one = json.loads(line)
-                runs[one["at"]].append((one["prefill"], one["decode"]))
-                progress(done, repeats * len(files))
+                yield names[one["at"]], one
             said = child.stderr.read().strip().splitlines()
         except BaseException:
             child.kill()
@@ -91,11 +131,6 @@ def measure_speed(
     if child.returncode:
         why = said[-1] if said else f"it ended with code {child.returncode}"
         raise QuantlabError(f"the speed could not be measured: {why}; `quantlab doctor` says whether llama.cpp works")
-    found = {}
-    for name, pairs in zip(files, runs, strict=True):
-        prefill, decode = zip(*pairs, strict=True)
-        found[name] = Speed(prefill, decode, count, prompt, generate)
-    return found
 
 
 def predicted_decode(path: Path, bandwidth: float | None = None) -> float:

@@ -34,8 +34,9 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         direct = is_loopback(urlsplit(self.url).hostname or "")
         self._http = httpx.Client(
-            headers=headers, timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)), trust_env=not direct
-        )
+            headers=headers, timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)), trust_env=not direct,
+            limits=httpx.Limits(max_connections=None),  # as many at once as there are threads that ask
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"

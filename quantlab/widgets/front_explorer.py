@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from quantlab.evaluate.front import Budget, Point, Worse, front, recommend
 from quantlab.evaluate.names import BASELINE
-from quantlab.evaluate.report import Comparison, Row
+from quantlab.evaluate.report import Row
 from quantlab.plots.front import Front, front_picture, front_words
 from quantlab.plots.theme import Picture
 from quantlab.widgets.explorer import Control, Explorer
 
 ANY = float("inf")
-_STEPS = 8  # settings of a slider
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,13 @@ def points_of(rows: Sequence[Row]) -> list[Point]:
     return found
 
 
-def front_explorer(measured: Comparison) -> Explorer[FrontResult]:
-    """Budgets on the rows of `quantlab.compare(..., speed=True)`: the most MB, the most loss, the least speed."""
-    points = points_of(measured.rows)
-    by_bars = {row.name: (row.kl_mean or 0.0, row.kl_stderr or 0.0) for row in measured.rows}
-    predicted = tuple((row.name, row.decode_predicted) for row in measured.rows if row.decode_predicted is not None)
+def front_explorer(rows: Sequence[Row], worse: Worse | None = None) -> Explorer[FrontResult]:
+    """Budgets on the rows of `quantlab.compare(..., speed=True)`: the most MB, the most loss, the least speed.
 
-    def worse(a: str, b: str) -> bool:
-        """Two error bars apart: what can be said from the table alone."""
-        (kl_a, err_a), (kl_b, err_b) = by_bars[a], by_bars[b]
-        return kl_a - kl_b > 2 * (err_a**2 + err_b**2) ** 0.5
+    worse: whether the text tells two rows apart, story by story; without it their error bars must not touch.
+    """
+    points, worse = points_of(rows), worse or by_bars(rows)
+    predicted = tuple((row.name, row.decode_predicted) for row in rows if row.decode_predicted is not None)
 
     def result(max_mb: float, max_kl: float, min_speed: float) -> FrontResult:
         return FrontResult(chosen(points, worse, predicted, max_mb, max_kl, min_speed))
@@ -77,6 +73,17 @@ def front_explorer(measured: Comparison) -> Explorer[FrontResult]:
         Control("min_speed", "At least", floors, 0.0, lambda s: f"{s:,.0f} tokens/s" if s else "any speed", slider=True),
     )
     return Explorer(controls, result, draw)
+
+
+def by_bars(rows: Sequence[Row]) -> Worse:
+    """Two error bars apart: what can be said from a table alone."""
+    bars = {row.name: (row.kl_mean or 0.0, row.kl_stderr or 0.0) for row in rows}
+
+    def worse(a: str, b: str) -> bool:
+        (kl_a, err_a), (kl_b, err_b) = bars[a], bars[b]
+        return kl_a - kl_b > 2 * (err_a**2 + err_b**2) ** 0.5
+
+    return worse
 
 
 def chosen(

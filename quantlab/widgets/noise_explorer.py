@@ -15,7 +15,7 @@ from quantlab.plots.noise import Noise, noise_picture, noise_words
 from quantlab.plots.theme import Picture
 from quantlab.widgets.explorer import Control, Explorer
 
-COUNTS = (2, 3, 4, 6, 8, 12, 16, STORIES)
+COUNTS = (*range(2, STORIES + 1),)
 PAIRS = {  # what the learner reads -> two formats, rounded to nearest
     "int4, groups of 32 and of 128": ("int4_g32", "int4_g128"),
     "int8 and int4": ("int8", "int4_g128"),

@@ -26,7 +26,7 @@ FOUND = {
     "F7": "holds", "F8": "does not hold", "F9": "holds if", "F10": "holds if", "F11": "holds if", "F12": "holds if",
     "F13": "holds", "F14": "holds", "F15": "holds",
     "Q1": "holds if", "Q2": "holds if", "Q3": "holds if", "Q4": "holds if", "Q5": "holds if",
-    "Q6": "holds if", "Q8": "holds",
+    "Q6": "holds if", "Q7": "holds", "Q8": "holds",
     "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
     "S10": "holds if", "S13": "holds", "S14": "holds",
 }  # fmt: skip
@@ -71,6 +71,7 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "Q4": ({"says_ratio": 3.2}, "holds"),
     "Q5": ({"context": 128}, "holds"),
     "Q6": ({"kbit_per_s": [320, 160, 80, 42]}, "holds"),
+    "Q7": ({"says_percent": 20, "fmt": "int3_g128"}, "holds if"),
     "Q8": ({"sure": 1e6}, "does not hold"),
     "S2": ({"memory_gb": 60}, "holds"),
     "S3": ({"concurrent": [1, 10], "output_tokens": 860}, "holds"),

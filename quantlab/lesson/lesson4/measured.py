@@ -1,31 +1,35 @@
-"""What lesson 4 measures, once: formats of the story model on 24 stories, and llama.cpp's files with their speed.
+"""What lesson 4 measures, once: formats of the story model on 12 stories, and llama.cpp's files with their speed.
 
     of_stories("int4_g128").kl              # token by token; `cluster` is the story
-    files()                                 # llama.cpp's types: bytes, KL divergence, tokens a second on this machine
+    files().rows                            # llama.cpp's types: bytes, KL divergence, tokens a second on this machine
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from quantlab.evaluate.compare import compare
+from quantlab.evaluate.candidates import Subject
 from quantlab.evaluate.logits import Baseline, TorchLogits
 from quantlab.evaluate.quality import Quality, measure
-from quantlab.evaluate.report import Comparison
+from quantlab.evaluate.recipes import recipe
+from quantlab.evaluate.report import Row, Runs
+from quantlab.evaluate.rows_speed import Timed, choose_from
+from quantlab.evaluate.statistics import LEVEL, chance
 from quantlab.evaluate.windows import evaluation_texts, make_windows
 from quantlab.formats.catalog import get
 from quantlab.lesson.lesson2.story import story_model
 
-STORIES = 24
-FILES = ("f16", "q8_0", "q6_k", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
+STORIES = 12
+FILES = ("f16", "q8_0", "q4_k_m", "q4_0", "q2_k")
 
 
 @lru_cache(maxsize=1)
 def baseline() -> Baseline:
-    """The unquantized model's logits on the first 24 bundled stories."""
+    """The unquantized model's logits on the first 12 bundled stories."""
     loaded = story_model().loaded
     windows = make_windows(
         evaluation_texts()[:STORIES], loaded.tokenizer, loaded.source.folder, loaded.config.max_position_embeddings
@@ -41,10 +45,45 @@ def of_stories(fmt: str) -> Quality:
     return measure(TorchLogits(model.loaded.model, weights), baseline())
 
 
+@dataclass(frozen=True)
+class Files:
+    """llama.cpp's files of the story model: rows as in `quantlab compare`, how speed was measured, and the front."""
+
+    rows: tuple[Row, ...]
+    runs: Runs
+    front: tuple[str, ...]
+    quality: Mapping[str, Quality]
+
+    def row(self, name: str) -> Row:
+        """The row of this name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def worse(self, a: str, b: str) -> bool:
+        """Whether the stories tell the KL divergences of two files apart."""
+        one, other = self.quality[a], self.quality[b]
+        return chance(one.kl, other.kl, one.cluster) < LEVEL
+
+
 @lru_cache(maxsize=1)
-def files() -> Comparison:
-    """The story model in llama.cpp's types: quality on the same stories, and speed on this machine."""
+def files() -> Files:
+    """Make each file, measure it with llama.cpp on the stories, then time all of them in turns."""
+    rows, quality, loaded = [], {}, story_model().loaded
     with tempfile.TemporaryDirectory(prefix="quantlab-lesson4-") as folder:
-        text = Path(folder) / "stories.jsonl"
-        text.write_text("".join(json.dumps({"text": story}) + "\n" for story in evaluation_texts()[:STORIES]))
-        return compare(story_model().loaded, FILES, text=text, speed=True)
+        subject = Subject(loaded, evaluation_texts()[:STORIES], baseline().text, Path(folder))
+        timed = Timed(Path(folder))
+        for ftype in FILES:
+            one = recipe(ftype)
+            with one.make(subject) as made:
+                quality[ftype] = found = measure(made.source, baseline())
+                assert made.gguf is not None
+                timed.keep(ftype, made.gguf)
+                rows.append(
+                    Row(
+                        ftype, one.format, one.method, one.backend, made.bits_per_weight, made.nbytes, found.perplexity,
+                        found.kl_mean, found.kl_stderr, found.top1_agreement,
+                    )
+                )  # fmt: skip
+        rows, runs = timed.measured(rows, lambda what: None)
+    assert runs is not None
+    front, _ = choose_from(rows, quality, None)
+    return Files(tuple(rows), runs, front, quality)

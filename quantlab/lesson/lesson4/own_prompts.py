@@ -15,7 +15,7 @@ from quantlab.lesson.judging import Verdict, incomplete
 from quantlab.lesson.lesson2.story import story_model
 from quantlab.lesson.message import Kind
 
-TOKENS = 48
+TOKENS = 40
 _MOST = 20  # prompts
 
 

@@ -11,10 +11,10 @@ times_faster = Prediction(
 )
 same_story = Prediction(
     "lesson4-same-story",
-    "With `int8` 99 of 100 next words stay the same. Of 12 stories of 48 tokens, how many stay the same throughout?",
-    "of 12",
+    "With `int8` 99 of 100 next words stay the same. Of 10 stories of 40 tokens, how many stay the same throughout?",
+    "of 10",
     low=0,
-    high=12,
+    high=10,
 )
 crossover = Prediction(
     "lab4-crossover",

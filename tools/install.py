@@ -10,6 +10,8 @@ Three steps, because two packages are special:
 3. llama-cpp-python is compiled here (about 7 minutes on two cores, once). If that fails, all the rest still works and
    `quantlab doctor` says what is missing.
 
+The tests also run a GPU kernel in Triton's interpreter: Triton goes into a folder of its own (see quantlab.kernels).
+
 Every step is skipped when its result is there already. Standard library only: it runs before anything is installed.
 """
 
@@ -57,8 +59,7 @@ def version_of(entry: str) -> str:
 
 def test_only() -> set[str]:
     """Names that only --test installs (what these need in turn is small, and installed always)."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    return {re.split(r"[^\w.\-]", line, maxsplit=1)[0] for line in extras["test"] + extras["dev"]}
+    return {re.split(r"[^\w.\-]", line, maxsplit=1)[0] for line in extras()["test"] + extras()["dev"]}
 
 
 def installed(name: str) -> str | None:
@@ -115,6 +116,23 @@ def install_llama_cpp(version: str) -> None:
         say("llama.cpp could not be compiled; everything else works, and `quantlab doctor` says what is missing")
 
 
+def install_triton(version: str) -> None:
+    """Beside the other packages, not among them; where torch has brought it there is nothing to do."""
+    place = Path(sys.prefix) / "kernels"
+    if not sys.platform.startswith("linux") or installed("triton") or (place / "triton").is_dir():
+        return
+    say(f"installing triton {version} for the kernel's tests")
+    if not pip("--no-deps", "--target", str(place), f"triton=={version}"):
+        sys.exit("quantlab: triton could not be installed; see pip's message above")
+
+
+def extras() -> dict[str, list[str]]:
+    """Extra -> what it asks for, from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Install quantlab from its lock.")
     parser.add_argument("--test", action="store_true", help="also what the tests need")
@@ -127,6 +145,8 @@ def main() -> None:
     install_torch(version_of(entries["torch"]))
     install_rest(entries, args.test)
     install_llama_cpp(version_of(entries["llama-cpp-python"]))
+    if args.test:
+        install_triton(version_of(extras()["kernels"][0]))
     if installed("quantlab") is None and not pip("--no-deps", "-e", str(ROOT)):
         sys.exit("quantlab: the package itself could not be installed; see pip's message above")
     say(f"the environment is ready ({time.monotonic() - started:.0f} s)")

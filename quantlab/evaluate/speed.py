@@ -93,12 +93,17 @@ def measure_batches(
     if not files or not batches:
         raise UsageError("no file or no batch was given, so there is no speed to measure")
     count = torch_threads() if threads is None else threads
-    for what, value in (("threads", count), ("generate", generate), ("repeats", repeats), *(("batch", b) for b in batches)):
+    for what, value in (
+        ("threads", count),
+        ("generate", generate),
+        ("repeats", repeats),
+        *(("batch", b) for b in batches),
+    ):
         if value < 1:
             raise UsageError(f"{what} must be at least 1, got {value}")
     if (problem := available()) is not None:
         raise QuantlabError(problem)
-    found: dict[str, dict[int, tuple[float, ...]]] = {name: {batch: () for batch in batches} for name in files}
+    found: dict[str, dict[int, tuple[float, ...]]] = {name: dict.fromkeys(batches, ()) for name in files}
     asked = {"threads": count, "generate": generate, "repeats": repeats, "batches": list(batches)}
     for name, one in _runs(files, asked):
         found[name][one["batch"]] += (one["decode"],)

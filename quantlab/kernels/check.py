@@ -16,10 +16,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from quantlab.errors import QuantlabError
-from quantlab.kernels import available
+from quantlab.kernels import available, environment
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,8 @@ def check_kernel(n: int = 64, k: int = 512, group: int = 128, batch: int = 2) ->
     if (problem := available()) is not None:
         raise QuantlabError(problem)
     sizes = [f"--{name}={value}" for name, value in (("n", n), ("k", k), ("group", group), ("batch", batch))]
-    root = str(Path(__file__).resolve().parents[2])
-    where = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))}
     command = [sys.executable, "-P", "-m", "quantlab.kernels.check", *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
         raise QuantlabError(f"the kernel could not be run: {said[-1]}")

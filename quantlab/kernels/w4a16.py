@@ -31,7 +31,7 @@ CODES = 8  # in a word of 32 bits
 MIDDLE = 8  # the code that stands for zero
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def w4a16_kernel(
     x, packed, scale, y, N, K, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +61,9 @@ def matmul(x: Tensor, packed: Tensor, scale: Tensor, block_n: int = 16, block_k:
     """
     (m, k), (n, words) = x.shape, packed.shape
     if packed.dtype != torch.int32 or words * CODES != k:
-        raise ValueError(f"packed must be int32 [n, {k // CODES}] for inputs of {k}, it is {packed.dtype} [{n}, {words}]")
+        raise ValueError(
+            f"packed must be int32 [n, {k // CODES}] for inputs of {k}, it is {packed.dtype} [{n}, {words}]"
+        )
     if scale.shape[0] != n or k % scale.shape[1] or (k // scale.shape[1]) % CODES:
         raise ValueError(f"scale must be [{n}, groups] with groups of whole words, it is {list(scale.shape)}")
     if not x.is_floating_point():

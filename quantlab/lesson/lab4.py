@@ -76,7 +76,7 @@ def _made(here: lab.Setting, wish: Wish, workshop: Path, calibration: Text | Non
 
 @dataclass(frozen=True)
 class Judged:
-    """What a file lost: KL divergence and perplexity on the stories, right answers on the endings, with their errors."""
+    """What a file lost: perplexity and KL divergence on the stories, right answers on the endings; and errors."""
 
     perplexity: float
     kl: float
@@ -128,7 +128,8 @@ def served(path: Path, batches: Sequence[int], repeats: int = 3, tokens: int = T
 
         def burst(batch: int) -> float:
             def ask(_: int) -> str:
-                return server.client.complete(PROMPT, max_tokens=tokens, temperature=0, ignore_eos=True)
+                options = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+                return str(server.client.complete(PROMPT, **options))
 
             with ThreadPoolExecutor(batch) as pool:
                 began = time.perf_counter()

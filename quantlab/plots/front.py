@@ -84,7 +84,9 @@ def _speed(axes: Axes, now: Front) -> None:
     for p in timed:
         assert p.speed is not None
         low, middle, high = p.speed
-        axes.errorbar(middle, p.kl, xerr=[[middle - low], [high - middle]], fmt="none", ecolor=theme.GREY, elinewidth=1.2)
+        axes.errorbar(
+            middle, p.kl, xerr=[[middle - low], [high - middle]], fmt="none", ecolor=theme.GREY, elinewidth=1.2
+        )
     for name, speed in now.predicted:
         kl = next((p.kl for p in timed if p.name == name), None)
         if kl is not None:
@@ -93,7 +95,9 @@ def _speed(axes: Axes, now: Front) -> None:
     axes.plot([x for x, _ in line], [kl for _, kl in line], color=theme.BLUE, linewidth=1, alpha=0.6, zorder=1)
     _points(axes, now, [(p.speed[1], p) for p in timed if p.speed])
     axes.set(xlabel="decoding, tokens a second")
-    axes.set_title("KL divergence in nats (log) against speed: down and right is better", size=9, weight="normal", pad=3)
+    axes.set_title(
+        "KL divergence in nats (log) against speed: down and right is better", size=9, weight="normal", pad=3
+    )
 
 
 def _bytes(axes: Axes, now: Front) -> None:

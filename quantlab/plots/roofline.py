@@ -66,9 +66,9 @@ def roofline_words(now: Roofs, before: Roofs | None = None) -> str:
         f"its matrices gain nothing from batch {now.none_from:.0f} on" if now.none_from else "it is faster at any batch"
     )
     words = (
-        f"{now.said} as fast. The bound is {large.tokens_per_s:,.0f} tokens a second in {now.large} (its matrices wait "
-        f"for {large.bound}), {small.tokens_per_s:,.0f} in {now.small} ({small.bound}). The small format gains all that "
-        f"its bytes allow up to batch {now.full_until:.0f}; {until}."
+        f"{now.said} as fast. The bound is {large.tokens_per_s:,.0f} tokens a second in {now.large} (its matrices "
+        f"wait for {large.bound}), {small.tokens_per_s:,.0f} in {now.small} ({small.bound}). The small format gains all "
+        f"that its bytes allow up to batch {now.full_until:.0f}; {until}."
     )
     return f"{words} Before: {before.said}." if before else words
 

@@ -70,7 +70,9 @@ def front_explorer(rows: Sequence[Row], worse: Worse | None = None) -> Explorer[
     controls = (
         Control("max_mb", "At most", tuple(reversed(sizes)), ANY, lambda mb: _any(mb, "MB"), slider=True),
         Control("max_kl", "Loss up to", tuple(reversed(losses)), ANY, lambda kl: _any(kl, "nats"), slider=True),
-        Control("min_speed", "At least", floors, 0.0, lambda s: f"{s:,.0f} tokens/s" if s else "any speed", slider=True),
+        Control(
+            "min_speed", "At least", floors, 0.0, lambda s: f"{s:,.0f} tokens/s" if s else "any speed", slider=True
+        ),
     )
     return Explorer(controls, result, draw)
 
@@ -81,7 +83,7 @@ def by_bars(rows: Sequence[Row]) -> Worse:
 
     def worse(a: str, b: str) -> bool:
         (kl_a, err_a), (kl_b, err_b) = bars[a], bars[b]
-        return kl_a - kl_b > 2 * (err_a**2 + err_b**2) ** 0.5
+        return bool(kl_a - kl_b > 2 * (err_a**2 + err_b**2) ** 0.5)
 
     return worse
 

@@ -43,11 +43,11 @@ class NoiseResult:
         return "\n".join(
             (
                 f"d = {n.measure} of {n.a} less that of {n.b}, for every token of {count} stories",
-                "error of the mean = root( G/(G-1) x sum over the G stories of (sum over its tokens of d - mean)^2 ) / N",
+                "error of the mean = root( G/(G-1) x sum over G stories of (sum over its tokens of d - mean)^2 ) / N",
                 f"              mean = {n.means[n.at]:+.4g} {n.unit},  error = {n.stderrs[n.at]:.3g} {n.unit}",
                 f"p = share of {ways} ways to give the stories' differences signs that part them as far",
-                f"  = {n.chances[n.at]:.4f}   (below {n.level:g}: a difference; the least that {count} stories allow is "
-                f"{2 / 2**count:.2g})",
+                f"  = {n.chances[n.at]:.4f}   (below {n.level:g}: a difference; the least that {count} stories allow "
+                f"is {2 / 2**count:.2g})",
             )
         )
 

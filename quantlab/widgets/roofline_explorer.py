@@ -1,4 +1,4 @@
-"""Lesson 4's second explorer: a format against bf16 under the roof of a card, batch by batch. All of it is PREDICTED."""
+"""Lesson 4's second explorer: a format against bf16 under the roof of a card, batch by batch: PREDICTED."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class RoofResult:
         for name, step in rows:
             attention = max(step.read_kv_s, step.attend_s)
             lines.append(
-                f"{name:>14}: max({1e3 * step.read_weights_s:.2f}, {1e3 * step.multiply_s:.2f}) + {1e3 * attention:.2f} "
-                f"= {1e3 * step.seconds:.2f} ms, multiplied in {step.dtype}; {step.work.tokens} tokens a step"
+                f"{name:>14}: max({1e3 * step.read_weights_s:.2f}, {1e3 * step.multiply_s:.2f}) + "
+                f"{1e3 * attention:.2f} = {1e3 * step.seconds:.2f} ms, multiplied in {step.dtype}; {step.work.tokens} tokens a step"
             )
         meets = "never" if r.none_from is None else f"at batch {r.none_from:.0f}"
         return "\n".join((*lines, f"the small format's arithmetic meets the large one's reading {meets}"))

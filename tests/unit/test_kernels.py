@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ for wrong in ((x[:, :32], packed, scale), (x, packed.short(), scale), (x, packed
     except ValueError as error:
         print(error)
 """
-    env = os.environ | {"TRITON_INTERPRET": "1"}
+    env = kernels.environment() | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     said = done.stdout.splitlines()
     assert [line.split(" must be")[0] for line in said] == ["packed", "packed", "scale", "the inputs"]
@@ -45,16 +46,19 @@ for wrong in ((x[:, :32], packed, scale), (x, packed.short(), scale), (x, packed
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("- 8.0", "- 7.0"), ("(4 * i)", "(28 - 4 * i)"), ("8 * j + i, mask", "j + i, mask"), ("// GROUP, mask", "// GROUP * 0, mask")],
+    [
+        ("- 8.0", "- 7.0"),
+        ("(4 * i)", "(28 - 4 * i)"),
+        ("8 * j + i, mask", "j + i, mask"),
+        ("// GROUP, mask", "// GROUP * 0, mask"),
+    ],
     ids=["zero point", "nibble order", "inputs", "scales"],
 )
-def test_mutants_are_caught(right: str, wrong: str, tmp_path: str) -> None:
+def test_mutants_are_caught(right: str, wrong: str, tmp_path: Path) -> None:
     """Each wrong kernel is run like the right one, and must be far off."""
-    from pathlib import Path
-
     source = Path(kernels.__file__).with_name("w4a16.py").read_text(encoding="utf-8")
     assert source.count(right) == 1
-    mutant = Path(tmp_path) / "mutant.py"
+    mutant = tmp_path / "mutant.py"
     mutant.write_text(source.replace(right, wrong), encoding="utf-8")
     code = """
 import torch
@@ -66,13 +70,15 @@ Q = get("int4_g128", group=32).quantize(W)
 y, right = mutant.matmul(x, Q.parts["weight_packed"], Q.parts["weight_scale"]), x.float() @ Q.dequantize().T
 print(float((y - right).abs().max() / right.abs().max()))
 """
-    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(tmp_path)}
+    env = kernels.environment() | {"TRITON_INTERPRET": "1"}
+    env["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert float(done.stdout) > 10 * NEAR
 
 
-def test_without_triton_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("quantlab.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("quantlab.kernels.apart", lambda: tmp_path)
     assert "pip install" in str(kernels.available())
-    with pytest.raises(QuantlabError, match="Triton is not installed"):
+    with pytest.raises(QuantlabError, match="Triton is not here"):
         check_kernel()

@@ -20,7 +20,9 @@ from quantlab.lesson.lesson4.own_prompts import told_twice
 from quantlab.models.samples import openings
 
 
-def q7(fmt: str, says_percent: float, answers: int, tokens: int, sure: float, mathematics: Mapping[str, Any]) -> Finding:
+def q7(
+    fmt: str, says_percent: float, answers: int, tokens: int, sure: float, mathematics: Mapping[str, Any]
+) -> Finding:
     """Perplexity, a task of single choices, answers of many words, and what was published on mathematics."""
     entry = enter("rtn", fmt)
     rise, error = entry.percent

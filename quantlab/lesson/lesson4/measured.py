@@ -1,7 +1,7 @@
 """What lesson 4 measures, once: formats of the story model on 12 stories, and llama.cpp's files with their speed.
 
-    of_stories("int4_g128").kl              # token by token; `cluster` is the story
-    files().rows                            # llama.cpp's types: bytes, KL divergence, tokens a second on this machine
+of_stories("int4_g128").kl              # token by token; `cluster` is the story
+files().rows                            # llama.cpp's types: bytes, KL divergence, tokens a second on this machine
 """
 
 from __future__ import annotations

@@ -33,7 +33,11 @@ def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
     if (verdict := incomplete(answer, ("format", "prompts", "same"))) is not None:
         return verdict
     prompts, same = answer["prompts"], answer["same"]
-    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+    if (
+        not isinstance(prompts, list | tuple)
+        or not prompts
+        or not all(isinstance(p, str) and p.strip() for p in prompts)
+    ):
         return Verdict(Kind.WRONG, ("`prompts` must be a list of texts, none of them empty.",))
     if len(prompts) > _MOST or max(map(len, prompts)) > 1000:
         return Verdict(Kind.WRONG, (f"That is much: at most {_MOST} prompts of 1,000 characters here.",))
@@ -66,14 +70,14 @@ def _mine(same: Any, fmt: str = "int4_g128") -> dict[str, Any]:
 
 
 _LISTED = "".join(f'        "{prompt}",\n' for prompt in _PROMPTS)
-_STARTER = f'''\
+_STARTER = f"""\
 mine = {{
     "format": "int4_g128",
     "prompts": [  # yours: the beginnings of stories
 {_LISTED}    ],
     "same": ...,  # how many answers stay the same, word for word?
 }}
-'''
+"""
 
 exercise = Exercise(
     id="lesson4-own-prompts",

@@ -68,7 +68,11 @@ def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
     if (verdict := incomplete(answer, ("a", "b", "texts", "perplexity", "kl"))) is not None:
         return verdict
     texts = answer["texts"]
-    if not isinstance(texts, list | tuple) or len(texts) < 2 or not all(isinstance(t, str) and t.strip() for t in texts):
+    if (
+        not isinstance(texts, list | tuple)
+        or len(texts) < 2
+        or not all(isinstance(t, str) and t.strip() for t in texts)
+    ):
         return Verdict(Kind.WRONG, (exercise.diagnoses["one text"],), "one text")
     if sum(map(len, texts)) > _LONGEST:
         return Verdict(Kind.WRONG, (f"That is much text: at most {_LONGEST:,} characters here.",))
@@ -90,8 +94,8 @@ def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
 def _praise(a: str, b: str, right: Answers) -> str:
     names = {"a": f"{a} is better", "b": f"{b} is better", "cannot tell": "the text cannot tell"}
     return (
-        f"By perplexity {names[right.perplexity]} (chance says as much in {number(round(right.p_perplexity, 4))} of the "
-        f"cases), by KL divergence {names[right.kl]} ({number(round(right.p_kl, 4))})."
+        f"By perplexity {names[right.perplexity]} (p = {number(round(right.p_perplexity, 4))}: as often would chance say "
+        f"so), by KL divergence {names[right.kl]} (p = {number(round(right.p_kl, 4))})."
     )
 
 
@@ -110,7 +114,7 @@ def _mine(perplexity: str, kl: str, a: str = "int8", b: str = "int4_g128", count
     return {"a": a, "b": b, "texts": list(SEVEN_TEXTS[:count]), "perplexity": perplexity, "kl": kl}
 
 
-_STARTER = '''\
+_STARTER = """\
 from quantlab.lesson.lesson4.own_text import SEVEN_TEXTS
 
 mine = {
@@ -120,20 +124,20 @@ mine = {
     "perplexity": ...,  # which is better by perplexity: "a", "b" or "cannot tell"
     "kl": ...,  # and by KL divergence
 }
-'''
+"""
 
 exercise = Exercise(
     id="lesson4-own-text",
     title="Your own text: better, or noise?",
     question=(
-        "Put texts of your own under `texts`, a handful or more, each of a few sentences, and two formats under `a` and "
-        "`b`. Which format is better on them, by **perplexity** and by **KL divergence**? A difference that chance gives "
-        f"in more than {LEVEL:.0%} of the cases is none: then say `cannot tell`."
+        "Put texts of your own under `texts`, a handful or more, each of a few sentences, and two formats under `a` "
+        "and `b`. Which format is better on them, by **perplexity** and by **KL divergence**? A difference that chance "
+        f"gives in more than {LEVEL:.0%} of the cases is none: then say `cannot tell`."
     ),
     starter=_STARTER,
     answer=_mine("cannot tell", "a"),
     hints=(
-        "`measured(fmt, texts)` from `quantlab.lesson.lesson4.own_text` gives a `Quality` with `nll`, `kl` and `cluster`.",
+        "`measured(fmt, texts)` from `quantlab.lesson.lesson4.own_text` has `nll`, `kl` and `cluster`, word by word.",
         "`chance(x, y, cluster)` of `quantlab.evaluate.statistics` flips the signs of the texts' differences: p.",
         "With fewer than six texts p cannot fall below 0.05, whatever the formats: all signs equal are 2 ways of 2^n.",
     ),

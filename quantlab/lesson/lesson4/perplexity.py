@@ -94,7 +94,7 @@ def perplexity(logits, tokens):
         (_best_guess, "best guess"),
     ),
     diagnoses={
-        "unshifted": "`logits[i]` is a guess for token i + 1; you asked it how well it knows the token it has just read.",
+        "unshifted": "`logits[i]` is a guess for token i + 1; you asked it for the token it has just read.",
         "nats": "That is the mean surprise, in nats. Perplexity is exp of it.",
         "bits": "Natural logarithms are undone by exp, not by powers of 2.",
         "mean of exp": "First the mean, then exp: otherwise one rare word outweighs all the others.",

@@ -119,7 +119,7 @@ def step_seconds(card, model, batch):
         (_rate, "rate"),
     ),
     diagnoses={
-        "added": "The card reads the next weights while it multiplies these: the longer of the two counts, not the sum.",
+        "added": "The card reads the next weights while it multiplies these: the longer counts, not the sum.",
         "memory only": "Right for small batches. With hundreds of texts multiplying takes longer than reading.",
         "weights each": "The weights are read once for all texts together: that is what a batch is good for.",
         "one cache": "Each text has a KV cache of its own: `kv_bytes` times batch.",

@@ -7,10 +7,10 @@ or, where batch sizes are asked for, several texts at once:
 
     decode    `generate` tokens for each of `batch` texts, a token of every text in each step; all tokens / seconds
 
-These are the `pp` and `tg` tests of llama-bench, and the `TG` of llama-batched-bench: random tokens, no sampling, the KV
-cache in float16, a run that is not counted first. Files take turns, repetition by repetition, so that a machine that
-becomes slower becomes slower for all; each is mapped anew, and one is in memory at a time. Where the system lets it, the
-process stays on as many cores as it has threads.
+These are the `pp` and `tg` tests of llama-bench, and the `TG` of llama-batched-bench: random tokens, no sampling, the
+KV cache in float16, a run that is not counted first. Files take turns, repetition by repetition, so that a machine that
+becomes slower becomes slower for all; each is mapped anew, and one is in memory at a time. Where the system lets it,
+the process stays on as many cores as it has threads.
 
 Reference: llama.cpp, tools/llama-bench/llama-bench.cpp (`test_prompt`, `test_gen`) and tools/batched-bench, release of
 llama-cpp-python 0.3.36.

@@ -32,7 +32,7 @@ MIDDLE = 8  # the code that stands for zero
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def w4a16_kernel(
+def w4a16_kernel(  # type: ignore[no-untyped-def]
     x, packed, scale, y, N, K, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: outputs n of row m. x [m, K], packed [N, K/8], scale [N, K/GROUP], y [m, N]."""

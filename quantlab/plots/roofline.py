@@ -67,8 +67,8 @@ def roofline_words(now: Roofs, before: Roofs | None = None) -> str:
     )
     words = (
         f"{now.said} as fast. The bound is {large.tokens_per_s:,.0f} tokens a second in {now.large} (its matrices "
-        f"wait for {large.bound}), {small.tokens_per_s:,.0f} in {now.small} ({small.bound}). The small format gains all "
-        f"that its bytes allow up to batch {now.full_until:.0f}; {until}."
+        f"wait for {large.bound}), {small.tokens_per_s:,.0f} in {now.small} ({small.bound}). The small format gains "
+        f"all that its bytes allow up to batch {now.full_until:.0f}; {until}."
     )
     return f"{words} Before: {before.said}." if before else words
 

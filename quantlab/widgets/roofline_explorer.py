@@ -37,7 +37,7 @@ class RoofResult:
             attention = max(step.read_kv_s, step.attend_s)
             lines.append(
                 f"{name:>14}: max({1e3 * step.read_weights_s:.2f}, {1e3 * step.multiply_s:.2f}) + "
-                f"{1e3 * attention:.2f} = {1e3 * step.seconds:.2f} ms, multiplied in {step.dtype}; {step.work.tokens} tokens a step"
+                f"{1e3 * attention:.2f} = {1e3 * step.seconds:.2f} ms, multiplied in {step.dtype}"
             )
         meets = "never" if r.none_from is None else f"at batch {r.none_from:.0f}"
         return "\n".join((*lines, f"the small format's arithmetic meets the large one's reading {meets}"))

@@ -54,6 +54,12 @@ def test_the_catalog_finds_lesson_3() -> None:
     assert {"damage_left", "wrong_text"} <= set(catalog.predictions(3))
 
 
+def test_the_catalog_finds_lesson_4() -> None:
+    measuring = {"divergence", "own_prompts", "own_text", "paired", "perplexity", "step_time"}
+    assert set(catalog.exercises(4)) == measuring | {"repeated_cell", "sparse_rate"}
+    assert {"times_faster", "same_story", "crossover"} <= set(catalog.predictions(4))
+
+
 @pytest.mark.parametrize(("lesson", "name"), EXERCISES)
 class TestEveryExercise:
     def test_the_solution_passes(self, lesson: int, name: str) -> None:

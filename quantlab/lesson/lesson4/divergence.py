@@ -62,8 +62,8 @@ exercise = Exercise(
     title="KL divergence",
     question=(
         "The original model guesses with probabilities p, the quantized one with q. At one position their KL "
-        "divergence is the sum of p log(p / q) over the vocabulary: how many more nats q is surprised by what p expects. Write "
-        "`divergence(p_logits, q_logits)`: both [t, vocab]; return the mean over the t positions."
+        "divergence is the sum of p log(p / q) over the vocabulary: how many more nats q is surprised by what p "
+        "expects. Write `divergence(p_logits, q_logits)`: both [t, vocab]; return the mean over the t positions."
     ),
     starter='''\
 def divergence(p_logits, q_logits):

@@ -94,8 +94,8 @@ def judge(exercise: Exercise, answer: Any, rng: random.Random) -> Verdict:
 def _praise(a: str, b: str, right: Answers) -> str:
     names = {"a": f"{a} is better", "b": f"{b} is better", "cannot tell": "the text cannot tell"}
     return (
-        f"By perplexity {names[right.perplexity]} (p = {number(round(right.p_perplexity, 4))}: as often would chance say "
-        f"so), by KL divergence {names[right.kl]} (p = {number(round(right.p_kl, 4))})."
+        f"By perplexity {names[right.perplexity]} (p = {number(round(right.p_perplexity, 4))}: so often would chance "
+        f"say so), by KL divergence {names[right.kl]} (p = {number(round(right.p_kl, 4))})."
     )
 
 

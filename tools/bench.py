@@ -156,6 +156,9 @@ ROWS = (
     Row("lesson 3, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/03_gptq_gguf_and_awq.ipynb")[0]),
     Row("lesson 3, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/03_gptq_gguf_and_awq.ipynb")[1]),
     Row("lesson 3, explorers, one move (p95)", "ms", 100, 3, method_explorer_move),
+    Row("lesson 4, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/04_speed_against_quality.ipynb")[0]),
+    Row("lesson 4, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/04_speed_against_quality.ipynb")[1]),
+    Row("lab 4 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/04_the_pareto_front_of_your_gpu.ipynb")[0]),
     Row("lab 3 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/03_awq_gptq_gguf_for_real.ipynb")[0]),
 )
 

@@ -346,7 +346,7 @@ rows = [
     for r in measured.rows if r.decode_tps
 ]  # fmt: skip
 head = ("file", "MB", "KL divergence", "tokens/s", "slowest to fastest", "PREDICTED at most")
-Table(head, rows, f"{measured.runs.threads} threads, {measured.runs.bandwidth / 1e9:.1f} GB/s by copying")
+Table(head, rows, f"threads: {measured.runs.threads}; {measured.runs.bandwidth / 1e9:.1f} GB/s by copying")
 
 # %%
 faster = measured.row("q4_0").decode_tps / measured.row("f16").decode_tps

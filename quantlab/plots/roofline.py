@@ -45,8 +45,8 @@ def roofline_picture(now: Roofs, before: Roofs | None = None) -> Picture:
     """Left: the bound of tokens a second against the batch. Right: the parts of a step at the batch chosen."""
     with theme.style():
         picture = Picture(figsize=(10, 4.1), dpi=theme.DPI)
-        _curves(picture.add_axes((0.075, 0.14, 0.49, 0.6)), now, before)
-        _parts(picture.add_axes((0.665, 0.14, 0.32, 0.6)), now)
+        _curves(picture.add_axes((0.075, 0.14, 0.44, 0.6)), now, before)
+        _parts(picture.add_axes((0.7, 0.14, 0.285, 0.6)), now)
         picture.text(0.012, 0.945, f"PREDICTED: {now.said} as fast", size=11.5, weight="bold")
         handles = [
             Line2D([], [], color=theme.GREY, linewidth=1.8, label=now.large),

@@ -12,7 +12,7 @@ times_faster = Prediction(
 same_story = Prediction(
     "lesson4-same-story",
     "With `int8` 99 of 100 next words stay the same. Of 10 stories of 40 tokens, how many stay the same throughout?",
-    "of 10",
+    "stories",
     low=0,
     high=10,
 )

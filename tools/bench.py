@@ -139,6 +139,15 @@ def method_explorer_move() -> float:
     return slowest_move(prepare, "sweep_explorer(W, stats), scaling_explorer(), super_block_explorer(W, stats)")
 
 
+def quality_explorer_move() -> float:
+    """Lesson 4's three explorers."""
+    prepare = (
+        "from quantlab.lesson.lesson4.measured import files\n"
+        "from quantlab.widgets import front_explorer, noise_explorer, roofline_explorer"
+    )
+    return slowest_move(prepare, "noise_explorer(), roofline_explorer(), front_explorer(files().rows, files().worse)")
+
+
 ROWS = (
     Row("import quantlab", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab")),
     Row("import quantlab.plan", "s", 0.3, 7, lambda: wall(sys.executable, "-c", "import quantlab.plan.memory")),
@@ -158,6 +167,7 @@ ROWS = (
     Row("lesson 3, explorers, one move (p95)", "ms", 100, 3, method_explorer_move),
     Row("lesson 4, whole notebook", "s", 90, 1, lambda: notebook_run("lessons/04_speed_against_quality.ipynb")[0]),
     Row("lesson 4, peak memory", "GiB", 1, 1, lambda: notebook_run("lessons/04_speed_against_quality.ipynb")[1]),
+    Row("lesson 4, explorers, one move (p95)", "ms", 100, 3, quality_explorer_move),
     Row("lab 4 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/04_the_pareto_front_of_your_gpu.ipynb")[0]),
     Row("lab 3 in rehearsal", "s", 180, 1, lambda: notebook_run("labs/03_awq_gptq_gguf_for_real.ipynb")[0]),
 )

@@ -299,6 +299,65 @@ Table(("model", *formats), rows, "Tokens of KV cache left on one A10")
 
 
 # %% [markdown]
+# ## The real planner
+#
+# What you have built so far is weights, KV cache, and one flat number for everything else. `quantlab plan` goes on where
+# it ends. It knows who serves the format, which share of the card that server takes, and what its largest step needs:
+
+# %%
+from quantlab.plan.memory import OVERHEAD_BYTES
+from quantlab.plan.report import plan
+
+asked = (("llama-3.1-8b", "bf16", "a10"), ("qwen3-8b", "awq_int4_g128", "a10"), ("llama-3.1-8b", "nf4", "a10"),
+         ("llama-3.1-8b", "q4_k_m", "a10"), ("llama-3.1-8b", "bf16", "h100"))  # fmt: skip
+rows = []
+for model, fmt, card in asked:
+    p = plan(model, card, fmt, context=4096)
+    rows.append((model, fmt, GPUS[card].label, p.setup.engine.name, OVERHEAD_BYTES / GIB, p.overhead_bytes / GIB))
+Table(("model", "format", "GPU", "served by", "flat, GiB", "planned, GiB"), rows, "Overhead on one GPU")
+
+# %% [markdown]
+# Why so different? vLLM keeps room for choosing the next word of 256 texts at once, from the whole vocabulary, and on a
+# large card of 1,024: that alone is 4 GiB there. llama.cpp computes 512 tokens at a time. Is it true? Against what vLLM
+# servers printed about themselves (published logs, each with its source in `quantlab.plan.published`):
+
+# %%
+from quantlab.plan.engines import ENGINES
+from quantlab.plan.published import LOGS
+
+rows = []
+for log in LOGS:
+    if log.activations is not None and not log.unlike:
+        said = ENGINES["vLLM"].activations(shape_of(log.model), log.gpus) / GIB
+        rows.append((log.model, log.gpus, said, log.activations, f"{said / log.activations - 1:+.0%}"))
+Table(("model", "GPUs", "planned, GiB", "logged, GiB", "error"), rows, "Peak of activations on each GPU")
+
+# %% [markdown]
+# And it turns the question round. The order form, once more: by how much does it not fit, and what are the cheapest ways
+# out?
+
+# %%
+from quantlab.plan.report import verdict, way_sentence
+
+order = plan("llama-3-70b", "a10", "awq_int4_g128", context=4096)
+print(verdict(order))
+for way in order.ways:
+    print(" -", way_sentence(way))
+
+# %% [markdown]
+# Or: what is the longest text, and how many texts of 4,096 tokens at once, on that A10?
+
+# %%
+rows = []
+for model, fmt in (("llama-3.1-8b", "bf16"), ("llama-3.1-8b", "awq_int4_g128"), ("qwen3-8b", "awq_int4_g128")):
+    p = plan(model, "a10", fmt, context=4096)
+    rows.append((model, fmt, f"{p.max_context:,}", p.max_concurrency))
+Table(("model", "format", "longest text, tokens", "texts of 4,096 tokens at once"), rows, "One A10, vLLM")
+
+# %% [markdown]
+# In a terminal: `quantlab plan llama-3-70b --gpu a10 --format awq-int4 --context 4096`, with any `config.json` or GGUF file
+# in place of the name. How far its terms are from the truth is in `docs/planning.md`.
+#
 # ## Broken calculators
 #
 # Many calculators of the web were wrong in just these terms, some of them by a factor of six. Here are four that were

@@ -25,6 +25,8 @@ from quantlab.checkpoints.write import write_checkpoint
 from quantlab.evaluate.rounded import Judge
 from quantlab.evaluate.windows import evaluation_texts
 from quantlab.models.load import LoadedModel
+from quantlab.plan.memory import GIB, tokens_in
+from quantlab.serve import vllm_log
 from quantlab.serve.engines import ENGINES, vllm_python
 from quantlab.serve.server import Server
 
@@ -133,3 +135,6 @@ def test_a_server_of_vllm_says_the_same(folders: dict[str, Path], said: Any, tin
         assert answer == tiny.tokenizer.decode(said["awq"]["answer"])
         assert len(list(server.stream("Tell me a story about a fox", max_tokens=8))) >= 4
         assert server.client.models() == ["awq"]
+        memory = vllm_log.read(server.log)
+        assert memory.kv_gib is not None
+        assert memory.kv_tokens == tokens_in(memory.kv_gib * GIB, "tiny")  # what the planner says that so much holds

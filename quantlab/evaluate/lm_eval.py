@@ -3,12 +3,13 @@
     scores = evaluate(loaded, ["arc_easy", "piqa"], weights={"model.layers.0.mlp.up_proj": W_hat, ...}, limit=200)
     scores["arc_easy"]["acc_norm"]                     # Score(value=0.61, stderr=0.03)
 
-The harness fetches its data sets from the Hub; `include` names a folder of tasks of one's own (YAML). In tasks of choices
-a BOS stands before every text where the tokenizer has one, as everywhere in quantlab. A folder that transformers loads needs none
-of this: `lm_eval --model hf --model_args pretrained=DIR --tasks arc_easy`.
+The harness fetches its data sets from the Hub; `include` names a folder of tasks of one's own (YAML). In tasks of
+choices a BOS stands before every text where the tokenizer has one, as everywhere in quantlab. A folder that
+transformers loads needs none of this: `lm_eval --model hf --model_args pretrained=DIR --tasks arc_easy`.
 
-Reference: lm-evaluation-harness 0.4 (`simple_evaluate`, `HFLM`), which is not installed with quantlab. On questions that
-quantlab asks itself (`quantlab compare --task`) both give the same `acc` and `acc_norm`: tests/reference/test_lm_eval.py.
+Reference: lm-evaluation-harness 0.4 (`simple_evaluate`, `HFLM`), which is not installed with quantlab. On questions
+that quantlab asks itself (`quantlab compare --task`) both give the same `acc` and `acc_norm`:
+tests/reference/test_lm_eval.py.
 """
 
 from __future__ import annotations

@@ -1,162 +1,196 @@
-"""Loading: the right numbers, the right places, and silence. (What goes wrong: test_bad_input_*.py.)"""
+"""The load generator: schedules, times, percentiles, errors of every kind; nothing is lost, and nothing looks faster
+than it was. Faults come from tests/load_server.py; tests/reference/test_load_llama_cpp.py has the real server."""
 
 from __future__ import annotations
 
 import json
-import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from bad_models import copy_of
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from quantlab.errors import QuantlabError, UsageError
-from quantlab.models.architecture import known_classes
-from quantlab.models.folder import examine
-from quantlab.models.load import ModelSource, load, resolve
-from quantlab.models.walk import Parameters, linear_layers, parameters, replace_weights
-from quantlab.models.weights_file import BITS, read_header
-from quantlab.plan.models import shape_of
+from quantlab.models.load import LoadedModel
+from quantlab.serve.load import Limits, Load, loadtest
+from quantlab.serve.load import prompts as asked
+from quantlab.serve.load.arrivals import BURST
+from quantlab.serve.load.report import Percentiles
+from quantlab.serve.load.request import Sample
 
 
-def test_tiny_is_the_bundled_folder(tiny_folder):
-    assert resolve("tiny") == ModelSource(tiny_folder, "tiny", None, False)
-    assert resolve(str(tiny_folder)).name == tiny_folder.name
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    command = [sys.executable, str(Path(__file__).parent.parent / "load_server.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.kill()
 
 
-def test_the_weights_are_the_file_s_bfloat16_held_in_float32(tiny, tiny_folder):
-    stored = load_file(tiny_folder / "model.safetensors")
-    loaded = dict(tiny.model.named_parameters())
-    assert loaded.keys() == stored.keys()
-    for name, weight in loaded.items():
-        assert weight.dtype == torch.float32
-        assert weight.equal(stored[name].float()), name
-        assert not weight.requires_grad
-    assert not tiny.model.training
+class TestSchedules:
+    def test_poisson_has_the_rate_on_average_and_gaps_like_an_exponential(self) -> None:
+        gaps = np.diff(Load(20_000, rate=50.0).times())
+        assert gaps.mean() == pytest.approx(1 / 50, rel=0.03)
+        assert gaps.std() == pytest.approx(1 / 50, rel=0.05)
+        assert (gaps > 1 / 50).mean() == pytest.approx(np.exp(-1), abs=0.02)
+
+    def test_the_same_seed_gives_the_same_times(self) -> None:
+        assert Load(50, rate=3.0).times() == Load(50, rate=3.0).times() != Load(50, rate=3.0, seed=1).times()
+
+    def test_constant_and_bursts(self) -> None:
+        assert np.allclose(np.diff(Load(9, rate=4.0, process="constant").times()), 0.25)
+        times = Load(3 * BURST, rate=4.0, process="burst").times()
+        assert sorted(set(times)) == [0.0, BURST / 4, 2 * BURST / 4]
+        assert [times.count(at) for at in sorted(set(times))] == [BURST] * 3
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {}, {"rate": 1.0, "concurrency": 1}, {"rate": 0.0}, {"rate": -1.0}, {"concurrency": 0},
+            {"rate": 1.0, "process": "tidal"}, {"rate": 1.0, "requests": 0},
+        ],
+    )  # fmt: skip
+    def test_what_makes_no_sense_is_refused(self, wrong: dict[str, object]) -> None:
+        with pytest.raises(UsageError):
+            Load(**{"requests": 1, **wrong})  # type: ignore[arg-type]
 
 
-def test_other_precisions_are_rounded_to_bfloat16(tiny, tiny_folder, tmp_path):
-    folder = copy_of(tiny_folder, tmp_path / "model")
-    stored = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    torch.manual_seed(0)
-    fine = {name: W.float() * (1 + 1e-4 * torch.rand(W.shape)) for name, W in stored.items()}
-    save_file(fine, folder / "model.safetensors", metadata={"format": "pt"})
-    for name, weight in load(str(folder)).model.named_parameters():
-        assert weight.equal(fine[name].bfloat16().float()), name
+class TestTimes:
+    def test_each_part_of_an_answer(self, url: str) -> None:
+        report = loadtest(url, None, ["4 0.05"], Load(4, concurrency=2))
+        assert (report.sent, report.answered, report.errors) == (4, 4, {})
+        assert report.output_tokens == 16
+        assert report.prompt_tokens == 4
+        for sample in report.samples:
+            assert sample.ttft == pytest.approx(0.05, abs=0.04)
+            assert sample.tpot == pytest.approx(0.05, abs=0.03)
+            assert sample.e2e == pytest.approx(0.20, abs=0.08)
+            assert sample.text == " a" * 4
+        assert report.seconds == pytest.approx(0.4, abs=0.2)
+        assert report.tokens_per_s == pytest.approx(16 / report.seconds)
+
+    def test_a_closed_loop_never_has_more_on_their_way(self, url: str) -> None:
+        samples = loadtest(url, None, ["2 0.02"], Load(12, concurrency=3)).samples
+        for at in (sample.sent for sample in samples):
+            assert at is not None
+            assert sum(s.sent <= at < s.end for s in samples if s.sent is not None and s.end is not None) <= 3
+
+    def test_an_open_loop_does_not_wait_for_answers(self, url: str) -> None:
+        report = loadtest(url, None, ["1 0.4"], Load(10, rate=50.0, process="constant"))
+        assert report.late.p99 is not None
+        assert report.late.p99 < 0.1
+        assert report.seconds < 1.0  # one after the other would take 4 s
+
+    def test_waiting_to_be_sent_counts_as_waiting(self) -> None:
+        late = Sample(due=1.0, sent=3.0, pieces=[3.1, 3.2], end=3.2, output_tokens=2)
+        assert late.ttft == pytest.approx(2.1)
+        assert late.e2e == pytest.approx(2.2)
+        assert late.tpot == pytest.approx(0.1)
+
+    def test_percentiles_are_numpys(self) -> None:
+        values = [0.1 * at for at in range(11)]
+        found = Percentiles.of([*values, None])
+        assert (found.p50, found.p90, found.p99) == pytest.approx(tuple(np.percentile(values, (50, 90, 99))))
+        assert Percentiles.of([]) == Percentiles()
 
 
-def test_it_speaks(tiny):
-    ids = tiny.tokenizer("Once upon a time", return_tensors="pt")
-    story = tiny.model.generate(**ids, max_new_tokens=12, do_sample=False)
-    assert story.shape[1] > ids.input_ids.shape[1]
-    assert tiny.tokenizer.decode(story[0]).startswith("Once upon a time")
-
-
-def test_loading_is_silent_and_leaves_the_library_s_settings_alone(tmp_path, tiny_folder):
-    code = (
-        "from transformers.utils import logging\n"
-        "before = logging.get_verbosity(), logging.is_progress_bar_enabled()\n"
-        "from quantlab.models.load import load\n"
-        "load('tiny')\n"
-        "assert before == (logging.get_verbosity(), logging.is_progress_bar_enabled())\n"
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("prompt", "kind"),
+        [("500", "HTTP 500"), ("cut", "broken off"), ("odd", "not an answer"), ("silent", "timeout")],
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    def test_every_fault_is_counted_by_its_kind(self, url: str, prompt: str, kind: str) -> None:
+        report = loadtest(url, None, [prompt, "2"], Load(6, concurrency=3), warmup=0, timeout_s=0.5)
+        assert report.sent == 6
+        assert report.answered == 3
+        assert report.errors == {kind: 3}
+        assert report.answered + sum(report.errors.values()) == report.sent
+        assert report.output_tokens == 6  # of whole answers only
+
+    def test_a_server_that_is_not_there(self) -> None:
+        with pytest.raises(QuantlabError, match="no server answers"):
+            loadtest("http://127.0.0.1:9/v1", None, ["2"], Load(1, concurrency=1))
+
+    def test_goodput_counts_what_keeps_all_limits(self, url: str) -> None:
+        report = loadtest(
+            url, None, ["2", "2 0.2", "500"], Load(9, concurrency=3), warmup=0, limits=Limits(ttft_s=0.15)
+        )
+        assert (report.answered, report.good) == (6, 3)
+        assert report.goodput == pytest.approx(3 / report.seconds)
+        with pytest.raises(UsageError, match="ttft_s"):
+            Limits(ttft_s=0)
+
+    @pytest.mark.parametrize("wrong", [{"prompts": []}, {"max_tokens": 0}, {"warmup": -1}, {"timeout_s": 0}])
+    def test_bad_numbers_are_named(self, url: str, wrong: dict[str, object]) -> None:
+        arguments = {"prompts": ["1"], "load": Load(1, concurrency=1), **wrong}
+        with pytest.raises(UsageError):
+            loadtest(url, None, **arguments)  # type: ignore[arg-type]
 
 
-def test_linear_layers_are_all_but_embedding_and_head(tiny):
-    names = [name for name, _ in linear_layers(tiny.model)]
-    config = tiny.config
-    assert len(names) == 7 * config.num_hidden_layers
-    assert not any("lm_head" in name or "embed" in name for name in names)
-    assert names[0] == "model.layers.0.self_attn.q_proj"
+class TestPrompts:
+    @pytest.mark.parametrize(("tokens", "shared"), [(1, 0), (16, 0), (200, 0), (64, 32)])
+    def test_made_prompts_have_exactly_so_many_tokens(self, tiny: LoadedModel, tokens: int, shared: int) -> None:
+        found = asked.made(tiny.tokenizer, 12, tokens, shared)
+        counts = {len(tiny.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found}
+        assert counts == {tokens}
+        assert len(set(found)) >= (6 if tokens > 1 else 1)
+        if shared:
+            begun = {
+                tiny.tokenizer.decode(tiny.tokenizer(t, add_special_tokens=False)["input_ids"][:shared]) for t in found
+            }
+            assert len(begun) == 1
+
+    def test_files(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("one\n\ntwo\n", encoding="utf-8")
+        (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"text": "two"}\n', encoding="utf-8")
+        assert asked.of_file(tmp_path / "a.txt") == asked.of_file(tmp_path / "a.jsonl") == ["one", "two"]
+        (tmp_path / "b.jsonl").write_text('{"question": "one"}\n', encoding="utf-8")
+        (tmp_path / "c.txt").write_text("\n", encoding="utf-8")
+        for name, said in (("b.jsonl", "line 1"), ("c.txt", "empty"), ("d.txt", "cannot read")):
+            with pytest.raises(QuantlabError, match=said):
+                asked.of_file(tmp_path / name)
 
 
-def test_parameters_agree_with_the_planner_and_the_file(tiny, tiny_folder):
-    counted, shape = parameters(tiny.model), shape_of("tiny")
-    assert counted.total == shape.parameters == examine(tiny_folder).parameters
-    assert counted.head == 0  # tied: the embedding, counted once
-    assert counted.linear == sum(layer.weight.numel() for _, layer in linear_layers(tiny.model))
+class TestCommand:
+    def test_table_sentence_and_json(self, url: str, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+        prompts = tmp_path / "p.txt"
+        prompts.write_text("3\n500\n", encoding="utf-8")
+        words = ["loadtest", url, "--concurrency", "2", "--requests", "4", "--prompts", str(prompts), "--ttft", "5"]
+        done = run_cli(*words, "--json", str(tmp_path / "r.json"))
+        assert done.code == 0
+        assert "2 of 4 answered" in done.out
+        assert "2 HTTP 500" in done.out
+        assert "Good within the limits: 2" in done.out
+        found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+        assert found["sent"] == found["answered"] + sum(found["errors"].values()) == 4
+        assert found["machine"]["date"][:4] >= "2026"
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--rate", "1", "--concurrency", "1"], "one of the two"),
+            (["--rate", "0"], "rate"),
+            (["--prompts", "x", "--prompt-tokens", "3"], "not both"),
+            (["--concurrency", "1", "--prompt-tokens", "3"], "--tokenizer"),
+        ],
+    )
+    def test_mistakes_are_one_sentence(self, url: str, run_cli, words: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+        done = run_cli("loadtest", url, *words)
+        assert done.code == 2
+        assert said in done.err
+        assert "Traceback" not in done.err
 
 
-def test_an_untied_head_is_counted_apart():
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.body, self.head = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 5)
+def test_in_a_running_event_loop_as_in_a_notebook(url: str) -> None:
+    import asyncio
 
-        def get_output_embeddings(self) -> torch.nn.Linear:
-            return self.head
+    async def cell() -> int:
+        return loadtest(url, None, ["2"], Load(2, concurrency=1)).answered
 
-    assert parameters(Model()) == Parameters(linear=16, embedding=20, head=20, other=9)
-
-
-def test_replaced_weights_are_used_and_can_be_put_back(tiny):
-    ids = tiny.tokenizer("The fox", return_tensors="pt")
-    before = tiny.model(**ids).logits
-    kept = replace_weights(tiny.model, {name: torch.zeros_like(W.weight) for name, W in linear_layers(tiny.model)})
-    assert not torch.equal(tiny.model(**ids).logits, before)
-    replace_weights(tiny.model, kept)
-    assert torch.equal(tiny.model(**ids).logits, before)
-
-
-def test_a_wrong_replacement_changes_nothing(tiny):
-    name, layer = next(linear_layers(tiny.model))
-    before = layer.weight.clone()
-    with pytest.raises(UsageError, match=r"unknown linear layer .* did you mean 'model\.layers\.0\.self_attn\.q_proj'"):
-        replace_weights(tiny.model, {name: torch.zeros_like(before), "model.layers.0.self_attn.q_pro": before})
-    with pytest.raises(ValueError, match=r"has weights of shape .* the replacement has \[2, 2\]"):
-        replace_weights(tiny.model, {name: torch.zeros(2, 2)})
-    assert layer.weight.equal(before)
-
-
-def test_the_header_is_what_the_library_reads(tiny_folder):
-    stored = load_file(tiny_folder / "model.safetensors")
-    header = read_header(tiny_folder / "model.safetensors")
-    assert {name: entry.shape for name, entry in header.items()} == {n: tuple(W.shape) for n, W in stored.items()}
-    assert sum(entry.nbytes for entry in header.values()) == sum(W.nbytes for W in stored.values())
-
-
-def test_every_type_that_the_library_writes_is_known(tmp_path):
-    kinds = [
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
-        torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.complex64,
-    ]  # fmt: skip
-    tensors = {str(kind): torch.zeros(3, 2, dtype=torch.uint8).to(kind) for kind in kinds}
-    save_file(tensors | {"scalar": torch.tensor(1.0), "empty": torch.zeros(0, 4)}, tmp_path / "w.safetensors")
-    header = read_header(tmp_path / "w.safetensors")
-    assert len(header) == len(kinds) + 2
-    assert {entry.dtype for entry in header.values()} <= set(BITS)
-
-
-GOOD = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
-        "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]}}  # fmt: skip
-RAW = json.dumps(GOOD).encode()
-FILE = struct.pack("<Q", len(RAW)) + RAW + bytes(24)
-
-
-@given(at=st.integers(0, len(FILE) - 1), byte=st.integers(0, 255), length=st.integers(0, len(FILE) + 5))
-def test_a_damaged_byte_or_a_cut_is_our_error_or_no_harm(tmp_path_factory, at, byte, length):
-    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
-    content = bytearray(FILE + bytes(5))[:length]
-    if at < length:
-        content[at] = byte
-    path.write_bytes(bytes(content))
-    try:
-        header = read_header(path)
-    except QuantlabError:
-        return  # any other error fails this test
-    # then the header describes this very file
-    assert 8 + int.from_bytes(content[:8], "little") + sum(entry.nbytes for entry in header.values()) == length
-
-
-def test_model_types_of_transformers():
-    assert known_classes("llama") == ("LlamaForCausalLM",)
-    assert known_classes("qwen3") == ("Qwen3ForCausalLM",)
-    assert known_classes("nothing") == ()
+    began = time.perf_counter()
+    assert asyncio.run(cell()) == 2
+    assert time.perf_counter() - began < 10

@@ -1,0 +1,156 @@
+"""`quantlab loadtest`: many requests at a running server, and what each of them had to wait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantlab.commands.progress import reporting
+from quantlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantlab.serve.load import Report
+    from quantlab.serve.load.report import Percentiles
+
+
+@click.command("loadtest")
+@click.argument("server", metavar="[NAME|URL]", required=False)
+@click.option("--rate", type=float, metavar="R", help="Open loop: so many requests a second, whatever is answered.")
+@click.option("--concurrency", type=int, metavar="N", help="Closed loop: always so many requests on their way.")
+@click.option("--requests", type=int, default=40, show_default=True, help="How many in all.")
+@click.option(
+    "--process",
+    type=click.Choice(["poisson", "constant", "burst"]),
+    default="poisson",
+    show_default=True,
+    help="Gaps between the requests of an open loop.",
+)
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts, a line each, or .jsonl.")
+@click.option(
+    "--prompt-tokens", type=int, metavar="N", help="Made prompts of exactly so many tokens; with --tokenizer."
+)
+@click.option("--tokenizer", metavar="MODEL", help="Whose tokenizer cuts them [default: the server's model].")
+@click.option("--shared", type=int, default=0, metavar="N", help="The first N tokens of made prompts are all the same.")
+@click.option("--output-tokens", type=int, default=64, show_default=True, help="Tokens of each answer at most.")
+@click.option("--ignore-eos", is_flag=True, help="Ask for exactly so many (vLLM).")
+@click.option("--warmup", type=int, default=1, show_default=True, help="Requests before the test, not counted.")
+@click.option("--ttft", type=float, metavar="S", help="A good answer begins within S seconds ...")
+@click.option("--tpot", type=float, metavar="S", help="... takes at most S for each later token ...")
+@click.option("--e2e", type=float, metavar="S", help="... and ends within S.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures as JSON.")
+def command(
+    server: str | None,
+    rate: float | None,
+    concurrency: int | None,
+    requests: int,
+    process: str,
+    prompts: Path | None,
+    prompt_tokens: int | None,
+    tokenizer: str | None,
+    shared: int,
+    output_tokens: int,
+    ignore_eos: bool,
+    warmup: int,
+    ttft: float | None,
+    tpot: float | None,
+    e2e: float | None,
+    json_file: Path | None,
+) -> None:
+    """Send requests to a server, by model name or address; without one, to the newest of yours.
+
+    Times count from when a request was due, so that a server that stands still is seen to. Errors are counted, never
+    dropped. The key of a server that is not yours is read from QUANTLAB_API_KEY.
+    """
+    from rich.console import Console
+
+    from quantlab.atomic import write_text
+    from quantlab.serve.load import Limits, Load, loadtest
+
+    if prompts is not None and prompt_tokens is not None:
+        raise UsageError("give --prompts or --prompt-tokens, not both")
+    load = Load(requests, rate, 4 if rate is None and concurrency is None else concurrency, process)
+    limits = Limits(ttft, tpot, e2e)
+    url, key, model = _where(server)
+    asked = _prompts(prompts, prompt_tokens, tokenizer or model, shared, requests)
+    options = {"ignore_eos": True} if ignore_eos else {}
+    with reporting("loadtest", "sending", 34, lambda what: load.words()) as say:
+
+        def progress(done: int, total: int, errors: int) -> None:
+            say(f"{done} of {total} answered" + (f", {errors} errors" if errors else ""), done / total)
+
+        report = loadtest(
+            url, key, asked, load, max_tokens=output_tokens, options=options, warmup=warmup, limits=limits,
+            progress=progress,
+        )  # fmt: skip
+    console = Console()
+    console.print(table(report))
+    console.print(sentence(report), soft_wrap=True)
+    if json_file is not None:
+        write_text(json_file, report.to_json() + "\n")
+        click.echo(f"wrote {json_file}", err=True)
+
+
+def _where(server: str | None) -> tuple[str, str | None, str]:
+    """Address, key and model of a running server, or of one by its address."""
+    from quantlab.serve.address import api_url
+    from quantlab.serve.state import find, running
+
+    url = api_url(server) if server and "://" in server else None
+    if url and all(state.url != url for state in running()):
+        return url, os.environ.get("QUANTLAB_API_KEY"), ""
+    state = find(url or server)
+    return state.url, state.key, state.model
+
+
+def _prompts(file: Path | None, tokens: int | None, tokenizer: str, shared: int, count: int) -> list[str]:
+    from quantlab.serve.load import prompts
+
+    if file is not None:
+        return prompts.of_file(file)
+    if tokens is None:
+        from quantlab.models.samples import openings
+
+        return openings()
+    if not tokenizer:
+        raise UsageError("--prompt-tokens needs --tokenizer MODEL, since the server's model is not known")
+    from transformers import AutoTokenizer
+
+    from quantlab.models.load import resolve
+
+    return prompts.made(AutoTokenizer.from_pretrained(resolve(tokenizer).folder), min(count, 1000), tokens, shared)
+
+
+def table(report: Report) -> Table:
+    """Times in milliseconds: mean and percentiles."""
+    from rich.table import Table
+
+    found = Table(title=f"{report.model}: {report.load.words()}", title_justify="left")
+    for column in ("milliseconds", "mean", "p50", "p90", "p95", "p99"):
+        found.add_column(column, justify="left" if column == "milliseconds" else "right")
+    rows: tuple[tuple[str, Percentiles], ...] = (
+        ("to the first token", report.ttft), ("a later token", report.tpot), ("between tokens", report.itl),
+        ("whole answer", report.e2e), ("sent late by", report.late),
+    )  # fmt: skip
+    for name, values in rows:
+        cells = (values.mean, values.p50, values.p90, values.p95, values.p99)
+        found.add_row(name, *("-" if value is None else f"{1000 * value:,.1f}" for value in cells))
+    return found
+
+
+def sentence(report: Report) -> str:
+    """Throughput, errors and goodput in words."""
+    words = (
+        f"{report.answered} of {report.sent} answered in {report.seconds:.1f} s: {report.requests_per_s:.2f} answers "
+        f"and {report.tokens_per_s:.1f} tokens a second."
+    )
+    if report.errors:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.errors.items())
+        words += f" Errors: {kinds}."
+    if report.limits is not None and any((report.limits.ttft_s, report.limits.tpot_s, report.limits.e2e_s)):
+        words += f" Good within the limits: {report.good} ({report.goodput:.2f} a second)."
+    return words

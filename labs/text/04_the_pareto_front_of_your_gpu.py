@@ -111,6 +111,9 @@ print("measured: no faster, beyond the spread,", f"at batch {met}" if met else f
 predictions.crossover.reveal(met or lab4.BATCHES[-1])
 
 # %% [markdown]
+# On a CPU the two need not agree: the plan takes it that weights become 16-bit numbers before they are multiplied, as on a
+# GPU, while llama.cpp multiplies 4-bit codes by 8-bit inputs there, as whole numbers, and gains arithmetic too.
+#
 # *(Where it was faster at every batch, the largest that was tried is shown: the true one lies beyond.)*
 #
 # ## The front, and a budget

@@ -12,7 +12,7 @@ from quantlab.evaluate.front import Budget, Point, front, recommend
 from quantlab.evaluate.names import BASELINE
 from quantlab.evaluate.quality import Quality
 from quantlab.evaluate.report import Row, Runs
-from quantlab.evaluate.speed import Speed, bytes_read, measure_speed
+from quantlab.evaluate.speed import GENERATE, PROMPT, Speed, bytes_read, measure_speed
 from quantlab.evaluate.statistics import LEVEL, chance
 from quantlab.plan.detect import copy_bandwidth
 
@@ -30,11 +30,16 @@ class Timed:
         os.link(path, kept)
         self.files[name] = kept
 
-    def measured(self, rows: list[Row], report: Callable[[str], None]) -> tuple[list[Row], Runs | None]:
+    def measured(
+        self, rows: list[Row], report: Callable[[str], None], prompt: int = PROMPT, generate: int = GENERATE
+    ) -> tuple[list[Row], Runs | None]:
         """The rows with the speed of those that llama.cpp runs, and how it was measured; None where it runs none."""
         if not self.files:
             return rows, None
-        found = measure_speed(self.files, progress=lambda done, total: report(f"speed, run {done} of {total}"))
+        found = measure_speed(
+            self.files, prompt=prompt, generate=generate,
+            progress=lambda done, total: report(f"speed, run {done} of {total}"),
+        )  # fmt: skip
         bandwidth = copy_bandwidth()
         one = next(iter(found.values()))
         unsteady = tuple(name for name, speed in found.items() if speed.unsteady)

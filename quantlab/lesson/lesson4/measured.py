@@ -83,7 +83,7 @@ def files() -> Files:
                         found.kl_mean, found.kl_stderr, found.top1_agreement,
                     )
                 )  # fmt: skip
-        rows, runs = timed.measured(rows, lambda what: None)
+        rows, runs = timed.measured(rows, lambda what: None, prompt=128, generate=32)
     assert runs is not None
     front, _ = choose_from(rows, quality, None)
     return Files(tuple(rows), runs, front, quality)

@@ -25,7 +25,7 @@ FOUND = {
     "F1": "holds", "F2": "holds if", "F3": "does not hold", "F4": "holds if", "F5": "holds if", "F6": "holds if",
     "F7": "holds", "F8": "does not hold", "F9": "holds if", "F10": "holds if", "F11": "holds if", "F12": "holds if",
     "F13": "holds", "F14": "holds", "F15": "holds",
-    "Q1": "holds if", "Q2": "holds if", "Q3": "holds if", "Q4": "holds if", "Q5": "holds if",
+    "Q1": "holds if", "Q2": "does not hold", "Q3": "holds if", "Q4": "holds if", "Q5": "holds if",
     "Q6": "holds if", "Q7": "holds", "Q8": "holds",
     "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
     "S10": "holds if", "S13": "holds", "S14": "holds",

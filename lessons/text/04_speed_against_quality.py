@@ -369,6 +369,7 @@ try:
 except UsageError as error:
     print(error)
 
+
 # %% [markdown]
 # ## The front
 #
@@ -446,7 +447,11 @@ exercises.own_prompts
 # %%
 mine = {
     "format": "int4_g128",
-    "prompts": ["Once upon a time, there was a little girl", "The dog ran to the"],
+    "prompts": [
+        "Once upon a time, there was a little girl",
+        "The dog ran to the",
+        "One day, Tom found a red ball",
+    ],
     "same": ...,
 }
 exercises.own_prompts.check(mine)

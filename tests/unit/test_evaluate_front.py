@@ -139,7 +139,7 @@ def test_compare_with_speed(run_cli: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
     quick = measure_speed
     monkeypatch.setattr(
-        rows_speed, "measure_speed", lambda files, progress: quick(files, prompt=32, generate=4, progress=progress)
+        rows_speed, "measure_speed", lambda files, **given: quick(files, **given | {"prompt": 32, "generate": 4})
     )
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"Once there was a cat number {i}. It sat."}) + "\n" for i in range(6)))

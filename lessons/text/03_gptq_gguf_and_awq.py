@@ -418,7 +418,7 @@ bars(rows, "3.125 bits a weight, one model, four ways to choose the codes", "KL 
 # row is llama.cpp's own file, which spends more on some layers and quantizes the embeddings too.
 
 # %%
-pairs = [(m, "int4_g32") for m in ("rtn", "hqq", "awq", "gptq", "awq_gptq")]
+pairs = [(m, "int4_g32") for m in ("rtn", "hqq", "awq", "gptq")]
 pairs += [("rtn", "nf4"), ("rtn", "nvfp4"), ("rtn", "q4_k"), ("imatrix", "q4_k")]
 four = [enter(method, fmt) for method, fmt in pairs]
 ranked = [*sorted(four, key=lambda e: e.quality.kl_mean), enter_llama_cpp("q4_k_m")]

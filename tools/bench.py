@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -62,6 +63,7 @@ def tree_rss(pid: int) -> int:
     return total
 
 
+@cache  # seconds and memory of one run
 def notebook_run(notebook: str) -> tuple[float, float]:
     """(seconds, peak GiB of the kernel and its children) of executing a notebook from start to end."""
     with tempfile.TemporaryDirectory() as folder:

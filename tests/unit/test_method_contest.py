@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 
 import pytest
@@ -111,6 +112,15 @@ def test_autoawq_chooses_among_our_candidates() -> None:
     stats = LayerStats(len(X), X.T @ X, X.abs().mean(0), X.abs().amax(0))
     ours = list(candidates(W, stats, get("awq_int4_g128"), duo="no"))
     assert min(float((theirs / one - 1).abs().max()) for one in ours) < 1e-3
+
+
+def test_the_libraries_are_silenced_for_this_process_and_no_longer(monkeypatch) -> None:
+    monkeypatch.setenv("LLM_COMPRESSOR_LOG_LEVEL", "INFO")
+    before = dict(os.environ)
+    with quiet():
+        assert os.environ["LLM_COMPRESSOR_LOG_LEVEL"] == "CRITICAL"
+        assert "LLM_COMPRESSOR_LOG_DISABLED" not in os.environ  # llm-compressor 0.14's GPTQ fails with it
+    assert dict(os.environ) == before
 
 
 def test_the_defaults_that_the_table_names_are_the_libraries_own() -> None:

@@ -9,6 +9,7 @@ AWQ needs a GPU here: `AWQModifier` pins memory, which fails without one ("Canno
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ SCHEMES = {
 
 def quantize(order: dict[str, Any], say: Say) -> dict[str, Any]:
     """Write a compressed-tensors checkpoint to order["out"]."""
+    os.environ.pop("LLM_COMPRESSOR_LOG_DISABLED", None)  # its GPTQ reports in a level that is not made with it: an error
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot

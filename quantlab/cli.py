@@ -36,6 +36,7 @@ COMMANDS = {
     "serve": ("quantlab.commands.serve", "Serve a model on this machine, OpenAI-compatible."),
     "ask": ("quantlab.commands.ask", "Stream an answer from the server."),
     "loadtest": ("quantlab.commands.loadtest", "How does a running server bear many requests?"),
+    "explain": ("quantlab.commands.explain", "What does a message of vLLM, CUDA, llama.cpp or the Hub mean?"),
     "quantize": ("quantlab.commands.quantize", "Make a quantized checkpoint, with any library."),
     "verify": ("quantlab.commands.verify", "Is a checkpoint whole, and does everything in it agree?"),
     "env": ("quantlab.commands.env", "Isolated environments for GPTQModel and vLLM."),

@@ -30,6 +30,7 @@ from quantlab.serve.answers import Line
 from quantlab.serve.artifacts import Artifact, Say
 from quantlab.serve.client import Client
 from quantlab.serve.engines import Engine, Job, Launch
+from quantlab.serve.explain import explain
 from quantlab.serve.places import servers_folder
 from quantlab.serve.state import Process, kill_members
 from quantlab.serve.supervisor import STOP
@@ -197,7 +198,9 @@ class Server:
         )
 
     def _why(self) -> str:
-        return logs.why(logs.tail(self.log)) or "it printed nothing"
+        line = logs.why(logs.tail(self.log))
+        meant = explain(line)
+        return f"{line.rstrip('.')}. That is: {meant}" if meant else line or "it printed nothing"
 
     def ask(self, question: str, **options: Any) -> str:
         """The answer to a question; options as for `Client.chat` (max_tokens, temperature, seed, ...)."""

@@ -24,6 +24,7 @@ from quantlab.errors import QuantlabError, unknown
 from quantlab.serve.places import servers_folder
 
 ID_VARIABLE = "QUANTLAB_SERVER_ID"  # in the environment of every process of a server
+SUPERVISOR = "quantlab.serve.supervisor"  # the module, in its command line
 CLOCK_SLACK_S = 2.0  # the kernel's idea of when it booted moves when the clock is set, and start times with it
 KEEP_LOGS_S = 7 * 24 * 3600.0  # the log of a server that died by itself stays for a week
 
@@ -112,6 +113,40 @@ def members(server_id: str) -> Iterator[psutil.Process]:
         with suppress(psutil.Error, OSError):
             if process.environ().get(ID_VARIABLE) == server_id and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
+
+
+def memory(server_id: str) -> int:
+    """Bytes of memory that a server's processes hold; what they share counts once for each of them."""
+    held = 0
+    for process in members(server_id):
+        with suppress(psutil.Error):
+            held += process.memory_info().rss
+    return held
+
+
+def reclaim() -> list[str]:
+    """End the processes of servers whose supervisor is gone, and their records; "NAME (PID)" of each that was ended.
+
+    A supervisor ends its server with its owner, whatever ends the owner: only one that was itself killed leaves any.
+    """
+    groups: dict[str, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if (server_id := process.environ().get(ID_VARIABLE)) and process.status() != psutil.STATUS_ZOMBIE:
+                groups.setdefault(server_id, []).append(process)
+    ended = []
+    for server_id, processes in groups.items():
+        if not any(_supervised(process) for process in processes):
+            ended += [f"{process.name()} ({process.pid})" for process in processes if process.is_running()]
+            kill_members(server_id)
+    running()  # takes away the records of those that are gone
+    return ended
+
+
+def _supervised(process: psutil.Process) -> bool:
+    with suppress(psutil.Error, OSError):
+        return any(SUPERVISOR in parent.cmdline() for parent in process.parents())
+    return False
 
 
 def kill_members(server_id: str, patience_s: float = 5.0) -> None:

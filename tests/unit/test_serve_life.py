@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -22,7 +23,7 @@ from quantlab.errors import QuantlabError, UsageError
 from quantlab.serve.address import bind
 from quantlab.serve.places import servers_folder
 from quantlab.serve.server import Server
-from quantlab.serve.state import Process, ServerState, find, members, read, running
+from quantlab.serve.state import ID_VARIABLE, Process, ServerState, find, members, read, running
 
 HELPERS = Path(__file__).parent.parent
 OWNER = """
@@ -332,3 +333,28 @@ def test_a_launch_never_puts_the_key_where_others_can_read_it() -> None:
             assert server.key not in str(process.environ())
         assert server.key not in server.log.read_text()
         assert server.key not in json.dumps(asdict(record.server))
+
+
+# ------------------------------------------------------------------------------------------- what is left over
+def test_reclaim_ends_what_no_supervisor_watches_and_nothing_else(run_cli) -> None:
+    left = subprocess.Popen(["sleep", "300"], env={**os.environ, ID_VARIABLE: "0123456789abcdef"})
+    try:
+        with Server("demo", engine=engine("family")) as server:
+            assert "sleep" in run_cli("serve", "--reclaim").out
+            assert not psutil.pid_exists(left.pid)
+            assert server.alive
+            assert len(list(members(server._id))) > 1
+            assert "nothing was left over" in run_cli("serve", "--reclaim").out
+    finally:
+        left.kill()
+
+
+def test_list_shows_the_servers_that_run_and_their_memory(run_cli) -> None:
+    assert "no server of yours is running" in run_cli("serve", "--list").out
+    with Server("demo", engine=engine()) as server:
+        line = run_cli("serve", "--list").out
+        assert f"demo  faulty  {server.url}" in line
+        assert re.search(r" [1-9][\d,]* MiB  owner ", line)
+        assert server.key not in line
+    run_cli("serve").must_say(2, "MODEL")
+    run_cli("serve", "tiny", "--list").must_say(2, "one of them")

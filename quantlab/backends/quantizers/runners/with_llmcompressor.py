@@ -30,7 +30,9 @@ SCHEMES = {
 
 def quantize(order: dict[str, Any], say: Say) -> dict[str, Any]:
     """Write a compressed-tensors checkpoint to order["out"]."""
-    os.environ.pop("LLM_COMPRESSOR_LOG_DISABLED", None)  # its GPTQ reports in a level that is not made with it: an error
+    os.environ.pop(
+        "LLM_COMPRESSOR_LOG_DISABLED", None
+    )  # its GPTQ reports in a level that is not made with it: an error
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot

@@ -30,9 +30,8 @@ SCHEMES = {
 
 def quantize(order: dict[str, Any], say: Say) -> dict[str, Any]:
     """Write a compressed-tensors checkpoint to order["out"]."""
-    os.environ.pop(
-        "LLM_COMPRESSOR_LOG_DISABLED", None
-    )  # its GPTQ reports in a level that is not made with it: an error
+    # with it llm-compressor 0.14 does not make the level in which its GPTQ reports, and fails there
+    os.environ.pop("LLM_COMPRESSOR_LOG_DISABLED", None)
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot

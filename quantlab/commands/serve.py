@@ -16,7 +16,7 @@ import click
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of context; else what the model was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; without it, one for each physical core.")
 @click.option("--list", "listing", is_flag=True, help="Show your servers that run, with their memory, and end.")
-@click.option("--reclaim", is_flag=True, help="End what is left of servers whose owner is gone, and end.")
+@click.option("--reclaim", is_flag=True, help="End what is left of servers whose supervisor is gone, and end.")
 def command(
     model: str | None, engine: str, fmt: str | None, port: int | None, host: str, context: int | None,
     threads: int | None, listing: bool, reclaim: bool,

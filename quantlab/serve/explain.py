@@ -283,7 +283,7 @@ RULES = (
 
 
 def explain(text: str) -> Explanation | None:
-    """What the first known message in a text means; None where there is none.
+    """What a known message in a text means; of several the one whose rule stands first; None where there is none.
 
     >>> print(explain("ValueError: Requested tokens (700) exceed context window of 512").happened)
     a request of 700 tokens does not fit the server's context of 512

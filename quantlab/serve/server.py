@@ -32,7 +32,7 @@ from quantlab.serve.client import Client
 from quantlab.serve.engines import Engine, Job, Launch
 from quantlab.serve.explain import explain
 from quantlab.serve.places import servers_folder
-from quantlab.serve.state import Process, kill_members
+from quantlab.serve.state import SUPERVISOR, Process, kill_members
 from quantlab.serve.supervisor import STOP
 
 DEFAULT_CONTEXT = 4096  # a model may be trained for 131,072 tokens, whose KV cache would fill the memory
@@ -139,7 +139,7 @@ class Server:
 
     def _start_supervisor(self, launch: Launch, listener: socket.socket, artifact: Artifact) -> None:
         log = self.log
-        process = engines.own_python("quantlab.serve.supervisor")
+        process = engines.own_python(SUPERVISOR)
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log_file:
             supervisor = subprocess.Popen(
                 process.argv,

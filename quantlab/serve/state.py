@@ -24,7 +24,7 @@ from quantlab.errors import QuantlabError, unknown
 from quantlab.serve.places import servers_folder
 
 ID_VARIABLE = "QUANTLAB_SERVER_ID"  # in the environment of every process of a server
-SUPERVISOR = "quantlab.serve.supervisor"  # the module, in its command line
+SUPERVISOR = "quantlab.serve.supervisor"  # the module that runs one server; its command line names it
 CLOCK_SLACK_S = 2.0  # the kernel's idea of when it booted moves when the clock is set, and start times with it
 KEEP_LOGS_S = 7 * 24 * 3600.0  # the log of a server that died by itself stays for a week
 

@@ -2,7 +2,8 @@
 # # Lab 1: Fit a model
 #
 # *About 30 minutes. With an NVIDIA GPU the cells run **live** on a real model; without one they **rehearse** on this
-# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real run; none is kept yet.*
+# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real
+# run on an H200.*
 #
 # In lesson 1 you computed what a model needs. Here you find out whether that was true: plan, load, weigh, serve, and
 # read the server's own memory lines.
@@ -149,6 +150,25 @@ step = ENGINES["llama.cpp"].activations(served.setup.shape)
 planned = {"weights": served.weights_bytes, "KV cache": served.kv_bytes, "compute buffers": step}
 rows = [(part, planned[part] / MIB, mib, f"{mib / (planned[part] / MIB) - 1:+.1%}") for part, mib in said.items()]
 Table(("part", "planned, MiB", "llama.cpp's log, MiB", "difference"), rows, lab.Mode.REHEARSAL.value)
+
+# %% [markdown]
+# vLLM writes such lines too. A run that was kept, of Llama-3.1-8B's shape on an H200: three formats, and the plan.
+
+# %%
+from quantlab.lesson import gpu_run
+from quantlab.plan.gpus import GIB
+from quantlab.plan.memory import kv_bytes_per_token
+
+rows, a_token = [], kv_bytes_per_token(gpu_run.MODEL)
+for fmt, plans_as in zip(gpu_run.formats(), ("bf16", "int4_g128", "fp8_e4m3_channel"), strict=True):
+    log, weights = gpu_run.said(fmt), weights_bytes(gpu_run.MODEL, plans_as) / GIB
+    held = int(log.kv_gib * GIB / a_token)
+    rows.append((fmt, weights, log.weights_gib, f"{weights / log.weights_gib - 1:+.2%}", f"{held:,}", f"{log.kv_tokens:,}"))
+head = ("format", "weights, planned GiB", "vLLM's log", "difference", "KV tokens, planned", "vLLM's log")
+Table(head, rows, gpu_run.provenance())
+
+# %% [markdown]
+# vLLM rounds its gibibytes to two digits, and the cache to whole blocks: that is the rest of the difference.
 
 # %% [markdown]
 # The KV cache agrees: 2 x 4 layers x 2 heads x 64 x 2 bytes x 512 tokens. The weights differ by the norms, which

@@ -2,7 +2,8 @@
 # # Lab 2: Round it yourself
 #
 # *About 40 minutes. With an NVIDIA GPU the cells run **live** on a real model; without one they **rehearse** on this
-# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real run; none is kept yet.*
+# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real run:
+# labs 1 and 4 have one.*
 #
 # In lesson 2 you rounded a matrix. Here you round a whole model with your own code, write a checkpoint that a
 # production server loads, check it, serve it, and talk to it. Then you break it on purpose.

@@ -2,7 +2,8 @@
 # # Lab 3: AWQ, GPTQ and GGUF for real
 #
 # *About 60 minutes. With an NVIDIA GPU the cells run **live** on a real model; without one they **rehearse** on this
-# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real run; none is kept yet.*
+# CPU with the bundled model. Every figure says which. A third mode, **recorded**, replays a real run:
+# labs 1 and 4 have one.*
 #
 # In lesson 3 you built the methods. Here the libraries that people deploy do the work: AutoAWQ, llm-compressor,
 # GPTQModel, llama.cpp, bitsandbytes, and quantlab beside them. Same model, same text, about the same bits. You verify

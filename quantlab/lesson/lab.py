@@ -2,7 +2,7 @@
 
 LIVE        an NVIDIA GPU is here: a real model is loaded and served on it
 REHEARSAL   no GPU: the same cells run on this CPU with the bundled model
-RECORDED    a replay of a real run kept under assets/recorded/ (none is kept yet)
+RECORDED    a replay of a real run kept under assets/recorded/ (`quantlab.lesson.gpu_run`)
 
 Every figure of a lab says its mode.
 """

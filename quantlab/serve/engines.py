@@ -9,15 +9,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from quantlab.backends.environments import python_of
-from quantlab.errors import unknown
+from quantlab.errors import UsageError, unknown
 from quantlab.serve.artifacts import Artifact, Say, folder_for, gguf_for
 
 
@@ -30,6 +31,7 @@ class Job:
     threads: int
     socket: int  # file descriptor of a listening socket, inherited by the server
     key: str = field(repr=False)
+    flags: tuple[str, ...] = ()  # further words of the engine's own command line
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class Launch:
     first_line: str = field(repr=False)
 
 
+def flags_of_none(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of an engine that takes no options beside ours."""
+    if options:
+        raise UsageError(f"this engine takes no options such as {next(iter(options))}; they are vLLM's")
+    return ()
+
+
 @dataclass(frozen=True)
 class Engine:
     """A program that serves models."""
@@ -50,6 +59,7 @@ class Engine:
     prepare: Callable[[str, str | None, Say], Artifact]
     launch: Callable[[Job], Launch]
     grace_s: float = 5.0  # between the polite end and the sudden one
+    flags: Callable[[Mapping[str, Any]], tuple[str, ...]] = flags_of_none  # options -> words of its command line
 
 
 def own_python(module: str) -> Launch:
@@ -93,6 +103,7 @@ def _settings(job: Job) -> str:
             "threads": job.threads,
             "socket": job.socket,
             "key": job.key,
+            "flags": list(job.flags),
         }
     )
 
@@ -100,6 +111,31 @@ def _settings(job: Job) -> str:
 def _llama_cpp_launch(job: Job) -> Launch:
     process = own_python("quantlab.serve.llama_cpp_server")
     return Launch(process.argv, process.environment, _settings(job))
+
+
+# Said by quantlab itself, or never: the checkpoint names its own quantization, and no code of a model is run.
+KEPT = ("host", "port", "api_key", "served_model_name", "max_model_len", "quantization", "trust_remote_code", "model")
+
+
+def vllm_flags(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """vLLM's own options, by its names: True is a bare flag, False its --no- form, a mapping JSON.
+
+    >>> vllm_flags({"kv_cache_dtype": "fp8", "enable_prefix_caching": False, "speculative_config": {"method": "ngram"}})
+    ('--kv-cache-dtype', 'fp8', '--no-enable-prefix-caching', '--speculative-config', '{"method": "ngram"}')
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        plain = name.lower().lstrip("-").replace("-", "_")
+        if not plain.isidentifier():
+            raise UsageError(f"{name!r} is no option of vLLM; write its name alone, as in kv_cache_dtype")
+        if plain in KEPT:
+            raise UsageError(f"{name} is not yours to set here: quantlab says it, or the checkpoint does; leave it out")
+        flag = plain.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping | list) else str(value)]
+    return tuple(words)
 
 
 def vllm_python() -> Path | None:
@@ -139,7 +175,7 @@ def _vllm_launch(job: Job) -> Launch:
 
 ENGINES = {
     "llama.cpp": Engine("llama.cpp", _llama_cpp_missing, gguf_for, _llama_cpp_launch),
-    "vllm": Engine("vllm", _vllm_missing, folder_for, _vllm_launch, grace_s=15.0),
+    "vllm": Engine("vllm", _vllm_missing, folder_for, _vllm_launch, grace_s=15.0, flags=vllm_flags),
 }
 
 

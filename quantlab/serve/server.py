@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,10 @@ SUPERVISOR_S = 20.0  # what a supervisor is given to come up, and to go beyond t
 
 
 class Server:
-    """One model behind an OpenAI-compatible API, from `start()` (or `with`) to `stop()`."""
+    """One model behind an OpenAI-compatible API, from `start()` (or `with`) to `stop()`.
+
+    options: the engine's own, by its names, as `options={"kv_cache_dtype": "fp8"}` for vLLM; llama.cpp takes none.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Server:
         host: str = "127.0.0.1",
         threads: int | None = None,
         timeout_s: float = 300.0,
+        options: Mapping[str, Any] | None = None,
         say: Say = lambda _: None,
     ) -> None:
         self.model = model
@@ -62,6 +66,7 @@ class Server:
         self._id = secrets.token_hex(8)
         self._fmt, self._context, self._port, self._host = fmt, context, port, host
         self._threads, self._timeout_s, self._say = threads, timeout_s, say
+        self._flags = self.engine.flags(options or {})
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self._chat = True
@@ -120,6 +125,7 @@ class Server:
             threads=self._threads or engines.default_threads(),
             socket=listener.fileno(),
             key=self.key,
+            flags=self._flags,
         )
         self._start_supervisor(self.engine.launch(job), listener, artifact)
         return artifact

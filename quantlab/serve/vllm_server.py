@@ -56,6 +56,7 @@ def arguments(settings: dict[str, Any], host: str, port: int, cpu: bool) -> list
         "--max-model-len": settings["context"],
     }
     words = ["vllm", "serve", settings["path"], *(str(word) for pair in options.items() for word in pair)]
+    words += settings.get("flags", [])
     return [*words, "--dtype", "bfloat16", "--enforce-eager"] if cpu else words
 
 

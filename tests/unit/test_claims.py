@@ -28,7 +28,7 @@ FOUND = {
     "Q1": "holds if", "Q2": "does not hold", "Q3": "holds if", "Q4": "holds if", "Q5": "holds if",
     "Q6": "holds if", "Q7": "holds", "Q8": "holds",
     "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
-    "S10": "holds if", "S13": "holds", "S14": "holds",
+    "S10": "holds if", "S13": "holds", "S14": "holds", "S1": "holds if",
 }  # fmt: skip
 
 # one change of an input for each check, and the verdict that must follow
@@ -80,7 +80,7 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "S6": ({"cards": [1, 1]}, "does not hold"),
     "S10": ({"says_users": 1000}, "does not hold"),
     "S13": ({"fmt": "bf16"}, "does not hold"),
-    "S14": ({"batch": 1}, "does not hold"),
+    "S14": ({"batch": 1}, "holds if"),
 }
 
 

@@ -47,12 +47,13 @@ for wrong in ((x[:, :32], packed, scale), (x, packed.short(), scale), (x, packed
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("- 8.0", "- 7.0"),
-        ("(4 * i)", "(28 - 4 * i)"),
+        ("8 * 16**place", "7 * 16**place"),
+        ("code(words, i)", "code(words, 7 - i)"),
+        ("words >> 20", "words >> 16"),
         ("8 * j + i, mask", "j + i, mask"),
-        ("// GROUP, mask", "// GROUP * 0, mask"),
+        ("// GROUP)[None, :],", "// GROUP * 0)[None, :],"),
     ],
-    ids=["zero point", "nibble order", "inputs", "scales"],
+    ids=["zero point", "nibble order", "upper codes", "inputs", "scales"],
 )
 def test_mutants_are_caught(right: str, wrong: str, tmp_path: Path) -> None:
     """Each wrong kernel is run like the right one, and must be far off."""

@@ -64,3 +64,20 @@ def test_a_gguf_file_and_a_format_are_refused(tiny_folder: Path) -> None:
 def test_a_folder_is_served_as_it_is(tiny_folder: Path) -> None:
     artifact = folder_for(str(tiny_folder))
     assert (artifact.path, artifact.window, artifact.chat) == (tiny_folder.absolute(), 512, True)
+
+
+def test_options_of_vllm_become_its_flags_and_those_that_are_ours_are_refused() -> None:
+    from quantlab import Server
+    from quantlab.serve.engines import vllm_flags
+
+    options = {"gpu_memory_utilization": 0.3, "speculative_config": {"method": "ngram"}, "enable_prefix_caching": False}
+    assert vllm_flags(options) == (
+        "--gpu-memory-utilization", "0.3", "--speculative-config", '{"method": "ngram"}', "--no-enable-prefix-caching",
+    )  # fmt: skip
+    for name in ("quantization", "api_key", "--host", "trust-remote-code"):
+        with pytest.raises(UsageError, match="not yours to set"):
+            vllm_flags({name: "x"})
+    with pytest.raises(UsageError, match="no option of vLLM"):
+        vllm_flags({"a b": 1})
+    with pytest.raises(UsageError, match="takes no options"):
+        Server("tiny", options={"kv_cache_dtype": "fp8"})

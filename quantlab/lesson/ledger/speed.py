@@ -1,4 +1,4 @@
-"""Checks of lesson 4 that arithmetic answers: published deltas (Q3) and the roofline (Q4, Q5), and S14 of lesson 5.
+"""Checks of lesson 4 that arithmetic answers: published deltas (Q3) and the roofline (Q4, Q5); S1 and S14 of lesson 5.
 
 A roofline is an upper bound, so a published speed is refuted only where no batch that memory holds can reach it; that
 it stays below the bound does not prove it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from quantlab.lesson import gpu_run
 from quantlab.lesson.ledger.verdicts import Finding, Part, near
 from quantlab.plan.gpus import gpu as gpu_named
 from quantlab.plan.memory import max_batch
@@ -79,7 +80,29 @@ def s14(model: str, gpu: str, fmts: Sequence[str], batch: int, context: int) -> 
     large, small = fmts
     one, many = (_gain(model, gpu, large, small, n, context) for n in (1, batch))
     says = f"{small} against {large}: {one:.2f} times at batch 1, {many:.2f} times at batch {batch}"
-    return Finding((Part(says, many < one),), says, _bound(model, gpu, context))
+    slow, fast = gpu_run.vllm("bf16"), gpu_run.vllm("int4_g128")
+    first, last = (fast[at][1] / slow[at][1] for at in (1, max(slow)))
+    met = f"measured: {first:.2f} times at batch 1, {last:.2f} times at batch {max(slow)}"
+    method = f"{_bound(model, gpu, context)}; and, measured: {gpu_run.provenance()}, int4_g128 against bf16"
+    return Finding((Part(says, many < one), Part(met, last < first)), f"{says}; {met}", method)
+
+
+def s1(says_ratio: Sequence[float]) -> Finding:
+    """What naive serving is decides the ratio: a recorded run on a GPU, the same model, prompts of the same length."""
+    naive, server = gpu_run.generate(), gpu_run.vllm("bf16")
+    most = max(server, key=lambda batch: server[batch][1])
+    low, high = says_ratio
+    parts = []
+    for batch, name in ((1, "one request at a time"), (max(naive), f"static batches of {max(naive)}")):
+        ratio = server[most][1] / naive[batch][1]
+        says = f"against {name}: {server[most][1]:,.0f} / {naive[batch][1]:,.0f} tokens/s = {ratio:.3g} times"
+        parts.append(Part(says, low <= ratio <= high))
+    alone = server[1][1] / naive[1][1]
+    parts.append(Part(f"for a single request: {alone:.1f} times", low <= alone <= high))
+    figure = f"{server[most][1] / naive[1][1]:.0f} times one at a time, {server[most][1] / naive[max(naive)][1]:.1f} "
+    figure += f"times static batches of {max(naive)}"
+    method = f"vLLM with {most} requests at once against transformers' generate, bf16; {gpu_run.provenance()}"
+    return Finding(tuple(parts), figure, method)
 
 
 def _gain(model: str, gpu: str, large: str, small: str, batch: int, context: int) -> float:

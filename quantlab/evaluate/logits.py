@@ -65,10 +65,14 @@ class TorchLogits:
 
     weights: parameter name -> W_hat, such as {"model.layers.0.mlp.up_proj.weight": ...}. Sequences are not padded and
     each is computed by one thread, so that no sequence's numbers depend on its neighbours or on the number of cores.
+    cache: makes the KV cache that attention reads (`quantlab.evaluate.kv_cache`); None: keys and values as they are.
     """
 
-    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, weights: Mapping[str, Tensor] | None = None, cache: Callable[[], Any] | None = None
+    ) -> None:
         self._model = with_weights(model, weights) if weights else model
+        self._cache = cache
         self._threads = torch.get_num_threads()
 
     def __call__(self, sequences: Sequence[Sequence[int]], /) -> Iterator[Tensor]:
@@ -95,13 +99,15 @@ class TorchLogits:
 
     def _run(self, _: None, tokens: Sequence[int]) -> Tensor:
         with torch.inference_mode():
-            out: Any = self._model(torch.tensor([list(tokens)]), use_cache=False)
+            cache = self._cache() if self._cache else None
+            out: Any = self._model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=cache is not None)
             logits: Tensor = out.logits[0].float()
         return logits
 
     def _fork(self, _: None, fork: Fork) -> list[Tensor]:
         with torch.inference_mode():
-            shared: Any = self._model(torch.tensor([list(fork.start)]), use_cache=True)
+            start = self._cache() if self._cache else None
+            shared: Any = self._model(torch.tensor([list(fork.start)]), past_key_values=start, use_cache=True)
             first, found = shared.logits[0, -1:].float(), []
             for end in fork.ends:
                 cache = copy.deepcopy(shared.past_key_values)  # a model extends the cache that it is given

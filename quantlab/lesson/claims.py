@@ -53,6 +53,7 @@ CHECKS: Mapping[str, Callable[..., Finding]] = {
     "Q7": _later("reasoning", "q7"),
     **{f"Q{number}": _later("speed", f"q{number}") for number in (3, 4, 5)},
     **{f"S{number}": _later("money", f"s{number}") for number in (2, 3, 4, 5, 6, 10, 13)},
+    **{f"S{number}": _later("serving", f"s{number}") for number in (7, 8, 9, 11, 12)},
     "S1": _later("speed", "s1"), "S14": _later("speed", "s14"),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from quantlab.assets import bundled
+from quantlab.serve.batching import Measured, StepCost
 from quantlab.serve.vllm_log import Said
 
 FILE = "assets/recorded/h200-llama-3.1-8b.json"
@@ -82,3 +83,13 @@ def _speeds(rows: list[dict[str, Any]]) -> Speeds:
     return {
         row["batch"]: (min(row["tokens_per_s"]), median(row["tokens_per_s"]), max(row["tokens_per_s"])) for row in rows
     }
+
+
+def step_cost(fmt: str = "bf16") -> StepCost:
+    """The cost of vLLM's steps there, for the simulator: a step for each batch, and the wait for one prompt's token."""
+    measured = kept()
+    prompt, output = measured["prompt_tokens"], measured["output_tokens"]
+    rows = measured["vllm"][fmt]["rows"]
+    texts = [Measured(0, row["batch"], row["batch"] * (prompt + output // 2), median(row["tpot_ms"]) / 1e3)
+             for row in rows]  # fmt: skip
+    return StepCost.fit([*texts, Measured(prompt, 0, 0, median(rows[0]["ttft_ms"]) / 1e3)])

@@ -29,6 +29,7 @@ FOUND = {
     "Q6": "holds if", "Q7": "holds", "Q8": "holds",
     "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
     "S10": "holds if", "S13": "holds", "S14": "holds", "S1": "holds if",
+    "S7": "holds if", "S8": "holds if", "S9": "does not hold", "S11": "holds if", "S12": "holds if",
 }  # fmt: skip
 
 # one change of an input for each check, and the verdict that must follow
@@ -81,6 +82,12 @@ FLIPPED: Mapping[str, tuple[dict[str, Any], str]] = {
     "S10": ({"says_users": 1000}, "does not hold"),
     "S13": ({"fmt": "bf16"}, "does not hold"),
     "S14": ({"batch": 1}, "holds if"),
+    "S1": ({"says_ratio": [100, 200]}, "does not hold"),
+    "S7": ({"shortest": 256}, "does not hold"),  # answers alike: a static batch has nothing to fill
+    "S8": ({"says_ratio": 5}, "does not hold"),
+    "S9": ({"sure": 1000}, "holds"),  # a margin so wide that nothing is worse
+    "S11": ({"kv_bits": [16, 16]}, "does not hold"),
+    "S12": ({"engines": ["vllm", "sglang"]}, "holds"),
 }
 
 

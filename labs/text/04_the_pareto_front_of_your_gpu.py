@@ -248,4 +248,4 @@ Table(("matrix, one text", "ours, microseconds", "float16", "of the roof"), rows
 # *Sources: llama.cpp's llama-batched-bench; vLLM; Frantar et al. 2024, arXiv 2408.11743 (Marlin); Tillet et al. 2019
 # (Triton), and its documentation; Williams, Waterman and Patterson 2009. `quantlab claims Q4` prints that claim.*
 #
-# **Next:** lesson 5, serving at scale.
+# **Next:** [lesson 5](../lessons/05_serving_at_scale.ipynb), serving at scale.

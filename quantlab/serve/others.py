@@ -30,7 +30,7 @@ class Other:
         >>> OTHERS["tensorrt-llm"].for_model("out/awq")
         'trtllm-serve out/awq --host 127.0.0.1 --port 8000'
         """
-        return self.command.replace("MODEL", model).replace("KEY", key)
+        return self.command.replace("MODEL", model).replace("--api-key KEY", f"--api-key {key}")
 
 
 _ROWS = (

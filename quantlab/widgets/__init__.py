@@ -2,8 +2,10 @@
 
     explorer.py           the pattern: controls, a pure function of their values, the setting before as a ghost
     view.py               its controls and picture in a live notebook (ipywidgets)
+    batching_explorer.py  lesson 5: slots over time, static, continuous and chunked batches
     front_explorer.py     lesson 4: a budget on measured files, the Pareto front, the choice
     levels_explorer.py    lesson 2: bits, group and kind of levels on a real matrix
+    load_explorer.py      lesson 5: the load curve and its limits
     memory_explorer.py    lesson 1: weights, KV cache and overhead against GPUs
     noise_explorer.py     lesson 4: how many stories before a difference is one
     roofline_explorer.py  lesson 4: a format under the roof of a card, batch by batch
@@ -19,9 +21,11 @@ A new explorer is one file: a frozen result, a pure function, a drawing, its con
 """
 
 from quantlab.widgets.ballot_box import vote_on
+from quantlab.widgets.batching_explorer import batching_explorer
 from quantlab.widgets.explorer import Control, Explorer
 from quantlab.widgets.front_explorer import front_explorer
 from quantlab.widgets.levels_explorer import levels_explorer
+from quantlab.widgets.load_explorer import load_explorer
 from quantlab.widgets.memory_explorer import memory_explorer
 from quantlab.widgets.noise_explorer import noise_explorer
 from quantlab.widgets.prediction_box import ask
@@ -36,8 +40,10 @@ __all__ = [
     "Control",
     "Explorer",
     "ask",
+    "batching_explorer",
     "front_explorer",
     "levels_explorer",
+    "load_explorer",
     "memory_explorer",
     "noise_explorer",
     "roofline_explorer",

@@ -29,7 +29,7 @@ FOUND = {
     "Q6": "holds if", "Q7": "holds", "Q8": "holds",
     "S2": "does not hold", "S3": "does not hold", "S4": "holds if", "S5": "does not hold", "S6": "holds",
     "S10": "holds if", "S13": "holds", "S14": "holds", "S1": "holds if",
-    "S7": "holds if", "S8": "holds if", "S9": "does not hold", "S11": "holds if", "S12": "holds if",
+    "S7": "holds", "S8": "holds if", "S9": "does not hold", "S11": "holds if", "S12": "holds if",
 }  # fmt: skip
 
 # one change of an input for each check, and the verdict that must follow

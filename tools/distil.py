@@ -101,11 +101,14 @@ def row(name: str, parameters: int, nbytes: int, found: Quality) -> dict[str, An
 
 
 def keep(student: Any, folder: Path, teachers: Path) -> None:
-    """The student as a model folder in bfloat16, with the teacher's tokenizer."""
-    student.bfloat16().save_pretrained(folder)
-    student.float()
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(teachers / file, folder)
+    """The student as a model folder in bfloat16, with the teacher's tokenizer; an existing folder is an error."""
+    with atomic.new_folder(folder) as new:
+        student.bfloat16().save_pretrained(new)
+        student.float()
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(teachers / file, new)
+        (new / "generation_config.json").unlink(missing_ok=True)
+        (new / "model.safetensors").chmod(0o644)
 
 
 def main() -> None:
@@ -116,6 +119,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/recorded/distilled.json"))
     parser.add_argument("--model", type=Path, default=Path("assets/story-model-small"))
     args = parser.parse_args()
+    if args.model.exists():  # said before the training, not after it
+        raise SystemExit(f"{args.model} exists already; name another folder with --model, or remove it")
     torch.manual_seed(0)
     loaded = load("tiny")
     teacher: Any = loaded.model

@@ -3,6 +3,7 @@
     python tools/record_gpu.py kernel OUT                 the Triton kernel against the memory's roofline
     python tools/record_gpu.py naive FOLDER OUT           transformers: one text at a time, and static batches
     python tools/record_gpu.py serve OUT FORMAT=FOLDER... vLLM through quantlab: memory, speed by batch, load tests
+    python tools/record_gpu.py join FILE SERVE NAIVE KERNEL --note NOTE     the three as the one file that is kept
 
 FOLDER is a checkpoint of tools/random_checkpoint.py. OUT.json is written as soon as there is something to write.
 """
@@ -20,8 +21,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from quantlab import atomic
+
 MODEL = os.environ.get("RECORD_MODEL", "llama-3.1-8b")
 PROMPT, OUTPUT = 128, 128
+BATCHES, RUNS = (1, 8, 32, 128, 256), 3  # the first run of a batch warms up
+AGAINST, RATES = (32, 128), (8.0, 32.0)  # requests at once, and a second
 WHOLE = {"ignore_eos": True}  # every answer has all its tokens
 
 
@@ -136,7 +141,8 @@ def serve(checkpoints: list[tuple[str, Path]], out: Out, options: dict[str, Any]
     from quantlab.serve.load.prompts import made
 
     first = checkpoints[0][1]
-    prompts = iter(made(AutoTokenizer.from_pretrained(first), 5600, PROMPT))  # each is sent once: no prefix is cached
+    needed = len(checkpoints) * 2 * RUNS * sum(BATCHES) + 12 * sum(AGAINST) + int(8 * sum(RATES))
+    prompts = iter(made(AutoTokenizer.from_pretrained(first), needed, PROMPT))  # each is sent once: no prefix is cached
 
     def some(count: int) -> list[str]:
         return list(islice(prompts, count))
@@ -158,10 +164,12 @@ def serve(checkpoints: list[tuple[str, Path]], out: Out, options: dict[str, Any]
                 out.add(**{f"{fmt}_error": str(error)})
             logs = [one.log.read_text(errors="replace")[-200_000:] for one in servers if one.log.exists()]
             out.path.with_suffix(".log").write_text("\n".join(logs))
-        out.add(against_vllm_bench=_against(servers[0], first, some))
-        out.add(open_loops=[_open(servers[0], some(int(8 * rate)), rate) for rate in (8.0, 32.0)])
-        for server in servers:
-            server.stop()
+        try:
+            out.add(against_vllm_bench=_against(servers[0], first, some))
+            out.add(open_loops=[_open(servers[0], some(int(8 * rate)), rate) for rate in RATES])
+        finally:
+            for server in servers:
+                server.stop()
 
 
 def measure(fmt: str, server: Any, ready_s: float, some: Any, out: Out) -> None:
@@ -169,11 +177,11 @@ def measure(fmt: str, server: Any, ready_s: float, some: Any, out: Out) -> None:
     from quantlab.serve import vllm_log
     from quantlab.serve.load import Load, loadtest
 
-    found: dict[str, Any] = {"ready_s": ready_s, "said": vars(vllm_log.read(server.log)), "gpu_used": _used()}
+    found: dict[str, Any] = {"ready_s": ready_s, "said": vars(vllm_log.read(server.log)), "gpu_used_mib": _used()}
     rows = found["rows"] = []
-    for batch in (1, 8, 32, 128, 256):
+    for batch in BATCHES:
         runs = [loadtest(server.url, server.key, some(2 * batch), Load(2 * batch, concurrency=batch),
-                         max_tokens=OUTPUT, options=WHOLE, warmup=0) for _ in range(3)][1:]  # fmt: skip
+                         max_tokens=OUTPUT, options=WHOLE, warmup=0) for _ in range(RUNS)][1:]  # fmt: skip
         rows.append({"batch": batch, "tokens_per_s": [one.tokens_per_s for one in runs],
                      "tpot_ms": [1000 * (one.tpot.p50 or 0) for one in runs],
                      "ttft_ms": [1000 * (one.ttft.p50 or 0) for one in runs],
@@ -191,12 +199,12 @@ def _open(server: Any, asked: list[str], rate: float) -> dict[str, Any]:
 
 
 def _against(server: Any, folder: Path, some: Any) -> dict[str, Any]:
-    """`vllm bench serve` and quantlab on one server and one load, in turn, twice each."""
+    """`vllm bench serve` and quantlab on one server and one load, in turn."""
     from quantlab.serve.engines import vllm_python
     from quantlab.serve.load import Load, loadtest
 
     rows = []
-    for at in (32, 128):
+    for at in AGAINST:
         count = 6 * at
         ours = loadtest(server.url, server.key, some(count), Load(count, concurrency=at), max_tokens=OUTPUT,
                         options=WHOLE, warmup=0)  # fmt: skip
@@ -222,11 +230,38 @@ def _against(server: Any, folder: Path, some: Any) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _used() -> str:
+def join(file: Path, served: Path, slow: Path, matrices: Path, note: str) -> None:
+    """One file of three runs, four digits a figure: what `quantlab.lesson.gpu_run` reads."""
+    run, generate, kernels = (json.loads(path.read_text(encoding="utf-8")) for path in (served, slow, matrices))
+    kept = {
+        "what": "Llama-3.1-8B's shape, random weights (tools/random_checkpoint.py): speed and memory, never quality",
+        "where": run["where"],
+        "note": note,
+        "prompt_tokens": run["prompt"],
+        "output_tokens": run["output"],
+        "vllm_options": run["options"],
+        "vllm": {name: found for name, found in run.items() if isinstance(found, dict) and "said" in found},
+        "generate": generate["rows"],
+        "kernel": {name: found for name, found in kernels.items() if name != "where"},
+    }
+    atomic.write_text(file, json.dumps(_short(kept), indent=1) + "\n")
+
+
+def _short(value: Any) -> Any:
+    """Four digits of every number, but of what a log said all."""
+    if isinstance(value, dict):
+        return {name: one if name == "said" else _short(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _used() -> int | None:
+    """MiB of the card that are taken, by all processes."""
     if not _has("nvidia-smi"):
-        return ""
-    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
-    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+        return None
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
 def main() -> None:
@@ -242,7 +277,14 @@ def main() -> None:
     served.add_argument("checkpoints", nargs="+", metavar="FORMAT=FOLDER")
     served.add_argument("--options", type=json.loads, default={})
     served.add_argument("--stagger", type=float, default=120.0)
+    joined = what.add_parser("join")
+    for name in ("file", "served", "slow", "matrices"):
+        joined.add_argument(name, type=Path)
+    joined.add_argument("--note", default="")
     chosen = parser.parse_args()
+    if chosen.what == "join":
+        join(chosen.file, chosen.served, chosen.slow, chosen.matrices, chosen.note)
+        return
     out = Out(chosen.out)
     if chosen.what == "kernel":
         kernel(out)

@@ -160,11 +160,11 @@ from quantlab.plan.gpus import GIB
 from quantlab.plan.memory import kv_bytes_per_token
 
 rows, a_token = [], kv_bytes_per_token(gpu_run.MODEL)
-for fmt, plans_as in zip(gpu_run.formats(), ("bf16", "int4_g128", "fp8_e4m3_channel"), strict=True):
-    log, weights = gpu_run.said(fmt), weights_bytes(gpu_run.MODEL, plans_as) / GIB
+for fmt in gpu_run.formats():
+    log, weights = gpu_run.said(fmt), weights_bytes(gpu_run.MODEL, gpu_run.planned(fmt)) / GIB
     held = int(log.kv_gib * GIB / a_token)
     rows.append((fmt, weights, log.weights_gib, f"{weights / log.weights_gib - 1:+.2%}", f"{held:,}", f"{log.kv_tokens:,}"))
-head = ("format", "weights, planned GiB", "vLLM's log", "difference", "KV tokens, planned", "vLLM's log")
+head = ("format", "weights, planned GiB", "vLLM's log", "difference", "KV tokens in its GiB, planned", "vLLM's log")
 Table(head, rows, gpu_run.provenance())
 
 # %% [markdown]

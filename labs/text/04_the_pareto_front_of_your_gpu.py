@@ -232,7 +232,7 @@ rows = [
 Table(("matrix, one text", "ours, microseconds", "float16", "of the roof"), rows, gpu_run.provenance())
 
 # %% [markdown]
-# So this kernel beats 16 bits by half, and reaches a third of the roof: readable, not finished. What is left is in how `x`
+# So this kernel beats 16 bits by half, and reaches a sixth to a third of the roof: readable, not finished. What is left is in how `x`
 # is read (every eighth number) and in how few words are on their way at once.
 
 # %% [markdown]

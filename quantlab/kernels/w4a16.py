@@ -16,7 +16,7 @@ of a run share their scale):
     total   += sum over the run of q * x_i, times the scale
 
 A GPU reads faster than it counts: at 3 TB/s and 1.7 GHz each of an H100's 16,896 lanes has some 40 clock ticks for a
-word, and turning eight integers into floats one by one takes most of them. So the codes become floats without a
+word, and turning eight integers into floats one by one takes many of them. So the codes become floats without a
 conversion: 2^23 is the float whose last bit counts 1, so the bits of a code, put where its last bits are, make 2^23 + c
 (2^23 + 16^i c where the code stands i places higher, and then x_i / 16^i pays it back: exact, a power of two).
 
@@ -37,7 +37,6 @@ import triton.language as tl
 from torch import Tensor
 
 CODES = 8  # in a word of 32 bits
-MIDDLE = 8  # the code that stands for zero
 SPANS = 16  # words that a run has at most
 
 

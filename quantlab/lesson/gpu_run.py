@@ -33,6 +33,11 @@ def formats() -> tuple[str, ...]:
     return tuple(kept()["vllm"])
 
 
+def planned(fmt: str) -> str:
+    """The planner's name of a format that vLLM served."""
+    return {"fp8_e4m3": "fp8_e4m3_channel"}.get(fmt, fmt)
+
+
 def vllm(fmt: str) -> Speeds:
     """Texts at once -> tokens a second of all of them together: slowest, median and fastest run.
 

@@ -35,7 +35,7 @@ class Other:
 
 _ROWS = (
     Other("vllm", "0.33.0", "folders: AWQ, GPTQ, compressed-tensors, FP8",
-          "docker run --gpus all --ipc=host -p 127.0.0.1:8000:8000 -v MODEL:/model -e VLLM_API_KEY "
+          "docker run --gpus all --ipc=host -p 127.0.0.1:8000:8000 -v $(realpath MODEL):/model -e VLLM_API_KEY "
           "vllm/vllm-openai:v0.33.0 --model /model",
           True, True, "run by this course: its CPU build in the tests, 0.26.0 on an H200; the Docker image was not",
           "https://docs.vllm.ai/en/stable/deployment/docker.html"),
@@ -50,8 +50,8 @@ _ROWS = (
     Other("ollama", "of the day", "GGUF files, named in a Modelfile: FROM MODEL",
           "ollama create mine -f Modelfile && ollama run mine",
           False, True, "maintained; not run here; takes no key", "https://docs.ollama.com/import"),
-    Other("tgi", "3.3", "folders: AWQ, GPTQ, compressed-tensors",
-          "docker run --gpus all --shm-size 1g -p 127.0.0.1:8080:80 -v MODEL:/model "
+    Other("tgi", "its last", "folders: AWQ, GPTQ, compressed-tensors",
+          "docker run --gpus all --shm-size 1g -p 127.0.0.1:8080:80 -v $(realpath MODEL):/model "
           "ghcr.io/huggingface/text-generation-inference --model-id /model",
           False, False, "archived in March 2026: choose another", "https://github.com/huggingface/text-generation-inference"),
 )  # fmt: skip

@@ -39,12 +39,11 @@ class BatchingResult:
 
     def formula(self) -> str:
         """The step's cost and what the slots did."""
-        cost, kv = gpu_run.step_cost(), ROOMS[self.room]
+        kv = ROOMS[self.room]
         waits = sorted(1e3 * one.ttft for one in self.found.served)
         return "\n".join(
             (
-                f"step = {1e3 * cost.fixed:.2f} ms + {1e6 * cost.prefill:.1f} us x tokens of prompts "
-                f"+ {1e6 * cost.sequence:.1f} us x texts + {1e9 * cost.context:.0f} ns x tokens of cache",
+                gpu_run.step_cost().words,
                 f"fitted to steps of vLLM, {gpu_run.provenance()}",
                 f"{REQUESTS} requests of {PROMPT} tokens wait at the start; KV cache: {kv or 'without an end'}",
                 f"slots busy {self.found.busy(SLOTS):.0%}; first tokens after {waits[0]:.0f} to {waits[-1]:.0f} ms; "

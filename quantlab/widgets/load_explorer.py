@@ -26,6 +26,7 @@ class LoadResult:
 
     curve: Curve
     slots: int
+    fmt: str
 
     def words(self) -> str:
         """The picture in words."""
@@ -33,11 +34,9 @@ class LoadResult:
 
     def formula(self) -> str:
         """The step's cost, and what makes a request good."""
-        cost = gpu_run.step_cost(self.curve.label.split(",")[0])
         return "\n".join(
             (
-                f"step = {1e3 * cost.fixed:.2f} ms + {1e6 * cost.prefill:.1f} us x tokens of prompts "
-                f"+ {1e6 * cost.sequence:.1f} us x texts + {1e9 * cost.context:.0f} ns x tokens of cache",
+                gpu_run.step_cost(self.fmt).words,
                 f"fitted to steps of vLLM, {gpu_run.provenance()}",
                 f"{REQUESTS} requests of {PROMPT} + {OUTPUT} tokens, Poisson arrivals, {self.slots} slots, chunked",
                 f"good: first token within {1e3 * FIRST_S:g} ms, the others within {1e3 * EACH_S:g} ms on average",
@@ -68,7 +67,7 @@ def _at(fmt: str, slots: int, due: list[float]) -> tuple[float, float, float]:
 
 def result(rate: float, slots: int, fmt: str) -> LoadResult:
     """The pure function of the three controls."""
-    return LoadResult(replace(curve(fmt, slots), at=RATES.index(rate)), slots)
+    return LoadResult(replace(curve(fmt, slots), at=RATES.index(rate)), slots, fmt)
 
 
 def load_explorer(rate: float = 20.0, slots: int = 16, fmt: str = "bf16") -> Explorer[LoadResult]:

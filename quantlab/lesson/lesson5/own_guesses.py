@@ -77,7 +77,7 @@ exercise = Exercise(
         "on which guessing pays, and one on which it does not. Put the number under `kept`."
     ),
     starter=_STARTER,
-    answer=_mine(33),
+    answer=_mine(33),  # greedy, so that every machine keeps as many: 1 and 32
     hints=(
         "`guessed_on(prompt)` from `quantlab.lesson.lesson5.own_guesses` speculates on one prompt.",
         "`.right` are the guesses that were kept, `.guessed` all of them.",

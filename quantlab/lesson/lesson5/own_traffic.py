@@ -80,8 +80,7 @@ exercise = Exercise(
         "Its `requests_per_s` are the requests that one card finishes each second.",
         "`math.ceil(requests_a_second / requests_per_s)`",
     ),
-    known_wrong=((_mine(_RIGHT + 1), "too many"), (_mine(0.5), "no count"))
-    + (((_mine(_RIGHT - 1), "too few"),) if _RIGHT > 1 else ()),
+    known_wrong=((_mine(_RIGHT + 1), "too many"), (_mine(_RIGHT - 1), "too few"), (_mine(0.5), "no count")),
     diagnoses={
         "too many": "Fewer do, at best. (Real cards do less than the roof; but the question is the least.)",
         "too few": "So few cannot finish as many requests as arrive: the queue would grow without end.",

@@ -51,6 +51,18 @@ class StepCost:
         """
         return self.fixed + self.prefill * prefill + self.sequence * sequences + self.context * context
 
+    @property
+    def words(self) -> str:
+        """The formula with its figures.
+
+        >>> StepCost(fixed=0.005, prefill=2e-5).words
+        'step = 5.00 ms + 20.0 us x tokens of prompts + 0.0 us x texts + 0 ns x tokens of cache'
+        """
+        return (
+            f"step = {1e3 * self.fixed:.2f} ms + {1e6 * self.prefill:.1f} us x tokens of prompts "
+            f"+ {1e6 * self.sequence:.1f} us x texts + {1e9 * self.context:.0f} ns x tokens of cache"
+        )
+
     @classmethod
     def fit(cls, steps: Sequence[Measured]) -> StepCost:
         """The cost that comes nearest to measured steps, each counted relative to its own seconds."""

@@ -28,6 +28,7 @@ from quantlab.serve.state import ID_VARIABLE, Process, ServerState, find, member
 HELPERS = Path(__file__).parent.parent
 OWNER = """
 import os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests, and so this process, ignore it
 from serve_faults import engine
 from quantlab.serve.server import Server
 server = Server("demo", engine=engine({fault!r})).start()

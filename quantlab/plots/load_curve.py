@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from matplotlib.ticker import NullLocator
 
 from quantlab.plots import theme
 from quantlab.plots.theme import Picture
+from quantlab.serve.load.report import Report
+from quantlab.serve.load.sweep import ENOUGH
 
-ENOUGH = 0.95  # of the requests must be good
 _DASHES = (0, (3, 2))
 
 
@@ -19,7 +21,8 @@ _DASHES = (0, (3, 2))
 class Curve:
     """At each rate (requests a second): 95th percentiles of first and further tokens, in seconds; share of good ones.
 
-    at: the rate chosen, as an index; limits: seconds to the first token and for each further one.
+    at: the rate chosen, as an index; limits: seconds to the first token and for each further one. how: PREDICTED, or
+    where it was measured.
     """
 
     label: str
@@ -29,6 +32,20 @@ class Curve:
     good: Sequence[float]
     at: int
     limits: tuple[float, float]
+    how: str = "PREDICTED"
+
+    @classmethod
+    def of(cls, reports: Sequence[Report], label: str, how: str, at: int = -1) -> Curve:
+        """Of open loops against a server, with limits on first and further tokens; `at`: the last unless said."""
+        limits = reports[0].limits
+        assert limits
+        assert limits.ttft_s
+        assert limits.tpot_s
+        found = sorted(reports, key=lambda one: one.load.rate or 0)
+        first, each = ([getattr(one, name).p95 or math.nan for one in found] for name in ("ttft", "tpot"))
+        good = [one.good_share for one in found]
+        rates = [one.load.rate or math.nan for one in found]
+        return cls(label, rates, first, each, good, at % len(found), (limits.ttft_s, limits.tpot_s), how)
 
     @property
     def most(self) -> float | None:
@@ -60,7 +77,7 @@ def load_picture(now: Curve, before: Curve | None = None) -> Picture:
         panels[0].yaxis.set_minor_locator(NullLocator())
         panels[1].set_ylim(bottom=0)
         panels[2].set_ylim(-4, 104)
-        picture.text(0.012, 0.93, f"PREDICTED: {_said(now)}", size=11, weight="bold")
+        picture.text(0.012, 0.93, f"{now.how}: {_said(now)}", size=11, weight="bold")
         picture.subplots_adjust(left=0.06, right=0.985, top=0.78, bottom=0.15, wspace=0.24)
         picture.words = load_words(now, before)
     return picture
@@ -70,7 +87,7 @@ def load_words(now: Curve, before: Curve | None = None) -> str:
     """What `load_picture` shows, in words."""
     ttft, tpot = 1e3 * now.ttft[now.at], 1e3 * now.tpot[now.at]
     words = (
-        f"{_said(now)}. At {now.rates[now.at]:g} a second 95 of 100 requests have their first token within "
+        f"{_said(now)}. At {now.rates[now.at]:.3g} a second 95 of 100 requests have their first token within "
         f"{ttft:,.0f} ms and each further one within {tpot:.1f} ms; {now.good[now.at]:.0%} keep both limits "
         f"({1e3 * now.limits[0]:g} and {1e3 * now.limits[1]:g} ms)."
     )
@@ -83,7 +100,9 @@ def _scaled(curve: Curve) -> tuple[list[float], list[float], list[float]]:
 
 
 def _said(curve: Curve) -> str:
-    most = "no rate tried keeps the limits" if curve.most is None else f"the limits hold up to {curve.most:g} a second"
+    most = (
+        "no rate tried keeps the limits" if curve.most is None else f"the limits hold up to {curve.most:.3g} a second"
+    )
     return f"{curve.label}: {most}"
 
 
@@ -95,5 +114,5 @@ def _panel(axes: Axes, now: Curve, values: Sequence[float], before: Sequence[flo
               zorder=4)  # fmt: skip
     axes.axhline(limit, color=theme.VERMILION, linewidth=1, linestyle=_DASHES)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(now.rates, [f"{rate:g}" for rate in now.rates])
+    axes.set_xticks(now.rates, [f"{rate:.3g}" for rate in now.rates])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from quantlab.lesson import gpu_run
-from quantlab.plots.load_curve import ENOUGH, Curve, load_picture, load_words
+from quantlab.plots.load_curve import Curve, load_picture, load_words
 from quantlab.plots.theme import Picture
 from quantlab.serve.batching import Policy, Request, simulate
+from quantlab.serve.load.sweep import ENOUGH
 from quantlab.widgets.explorer import Control, Explorer
 
 RATES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)

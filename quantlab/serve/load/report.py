@@ -121,6 +121,11 @@ class Report:
         """Good answers a second."""
         return self.good / self.seconds
 
+    @property
+    def good_share(self) -> float:
+        """Good answers, of all requests that were sent; one that failed is none."""
+        return self.good / self.sent
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: every figure, without the single requests."""
         names = ("model", "seconds", "sent", "answered", "errors", "prompt_tokens", "output_tokens", "requests_per_s",

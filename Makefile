@@ -40,6 +40,7 @@ check: .venv/.test
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/notebooks.py check
 	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python tools/scale.py --check
 
 bench: .venv/.test
 	@$(BIN)/python tools/bench.py $(ARGS)

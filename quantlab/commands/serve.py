@@ -15,11 +15,13 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of context; else what the model was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; without it, one for each physical core.")
+@click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="Copies behind one address.")
+@click.option("--router", default="quantlab", show_default=True, help="What stands before several: quantlab or nginx.")
 @click.option("--list", "listing", is_flag=True, help="Show your servers that run, with their memory, and end.")
 @click.option("--reclaim", is_flag=True, help="End what is left of servers whose supervisor is gone, and end.")
 def command(
     model: str | None, engine: str, fmt: str | None, port: int | None, host: str, context: int | None,
-    threads: int | None, listing: bool, reclaim: bool,
+    threads: int | None, replicas: int, router: str, listing: bool, reclaim: bool,
 ) -> None:  # fmt: skip
     """Serve MODEL (tiny, a folder, a Hub id or a .gguf file) until Ctrl-C.
 
@@ -32,9 +34,8 @@ def command(
     if listing or reclaim:
         return _list() if listing else _reclaim()
     assert model is not None
-    _serve(
-        model, {"engine": engine, "fmt": fmt, "port": port or 0, "host": host, "context": context, "threads": threads}
-    )
+    options = {"engine": engine, "fmt": fmt, "port": port or 0, "host": host, "context": context, "threads": threads}
+    _serve(model, replicas, router, options)
 
 
 def _list() -> None:
@@ -56,9 +57,10 @@ def _reclaim() -> None:
     click.echo(f"ended {len(ended)} left-over processes: {', '.join(ended)}" if ended else "nothing was left over")
 
 
-def _serve(model: str, options: dict[str, Any]) -> None:
+def _serve(model: str, replicas: int, router: str, options: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from quantlab.serve.replicas import Replicas
     from quantlab.serve.server import Server
     from quantlab.serve.state import find
 
@@ -70,8 +72,11 @@ def _serve(model: str, options: dict[str, Any]) -> None:
             if not console.is_terminal and not text.startswith("waiting"):
                 click.echo(text, err=True)
 
-        server = Server(model, **options, say=say).start()
-    with server:
+        fleet = Replicas(model, replicas, router=router, **options, say=say) if replicas > 1 else None
+        server = fleet.router if fleet else Server(model, **options, say=say)
+        whole = fleet or server
+        whole.start()
+    with whole:
         state = find(server.url)
         click.echo(f"serving {state.model} at {server.url}")
         click.echo('ask it with:  quantlab ask "Once upon a time"      stop it with Ctrl-C')

@@ -4,7 +4,8 @@
 - `plan.gpus`: memory, bandwidth and prices of real GPUs: `gpus.gpu("a10")`
 - `plan.recipes`: which format each tensor of a checkpoint has: `recipes.format_names()`
 - `plan.memory`: weights + KV cache + overhead, and what fits: `memory.memory("llama-3-70b", "int4_g128", 4096)`
-- `plan.split`: what one of several GPUs holds; `plan.engines`: what a server needs beside weights and KV cache
+- `plan.split`, `plan.stages`: what one of several GPUs holds, tensor and pipeline parallel; `plan.engines`: what a
+  server needs beside weights and KV cache
 - `plan.inverse`: the longest context, the most texts, the smallest GPU, the best format, the cheapest ways out
 - `plan.roofline`, `plan.speed`: the time of a step, and from which batch a small format stops paying
 - `plan.capacity`, `plan.cost`: users, and dollars a day; `plan.detect`: the GPU of this machine
@@ -19,7 +20,7 @@ import importlib
 
 __all__ = [
     "capacity", "cost", "detect", "engines", "gpus", "inverse", "memory", "models", "recipes", "report", "roofline",
-    "speed", "split", "support",
+    "speed", "split", "stages", "support",
 ]  # fmt: skip
 
 

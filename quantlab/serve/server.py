@@ -82,6 +82,11 @@ class Server:
         self.stop()
 
     @property
+    def id(self) -> str:
+        """What every process of this server carries in its environment, and its record is named by."""
+        return self._id
+
+    @property
     def log(self) -> Path:
         """What the server and its supervisor print."""
         return servers_folder() / f"{self._id}.log"

@@ -15,6 +15,7 @@
     sweep_explorer.py     lesson 3: GPTQ's sweep, column by column
     weight_explorer.py    lesson 2: one weight's code, scale, error and bytes in any format
     ballot_box.py         a blind vote on pairs of texts
+    server_panel.py       lab 5: a running server's state, memory, log and figures; Refresh and Stop
     prediction_box.py     a number box and a Lock button for a prediction
 
 A new explorer is one file: a frozen result, a pure function, a drawing, its controls.
@@ -32,6 +33,7 @@ from quantlab.widgets.prediction_box import ask
 from quantlab.widgets.roofline_explorer import roofline_explorer
 from quantlab.widgets.salience_explorer import salience_explorer
 from quantlab.widgets.scaling_explorer import scaling_explorer
+from quantlab.widgets.server_panel import server_panel
 from quantlab.widgets.super_block_explorer import super_block_explorer
 from quantlab.widgets.sweep_explorer import sweep_explorer
 from quantlab.widgets.weight_explorer import weight_explorer
@@ -49,6 +51,7 @@ __all__ = [
     "roofline_explorer",
     "salience_explorer",
     "scaling_explorer",
+    "server_panel",
     "super_block_explorer",
     "sweep_explorer",
     "vote_on",

@@ -1,0 +1,15 @@
+#!/bin/sh
+# llama-3.3-70b in awq_int4_g128: one replica on 2 x L40S, tensor parallel 2, pipeline parallel 1. PREDICTED: 8 texts of
+# 8,192 tokens at once take 30.0 of the 40.8 GiB that vLLM may fill of each card.
+#
+# vLLM 0.33.0; the key comes from your shell: export VLLM_API_KEY="$(openssl rand -hex 32)"
+# EXPOSES: port 8000, to this machine only; below /v1 it asks for the key, /metrics and /health answer anyone here.
+set -eu
+: "${VLLM_API_KEY:?set it first}"
+exec vllm serve casperhansen/llama-3.3-70b-instruct-awq \
+  --served-model-name llama-3.3-70b \
+  --tensor-parallel-size 2 \
+  --max-model-len 8192 \
+  --gpu-memory-utilization 0.92 \
+  --host 127.0.0.1 \
+  --port 8000

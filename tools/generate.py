@@ -6,6 +6,7 @@
 - README.md, between the markers: the launch badges, from docs/launch.toml
 - binder/requirements.txt: what Binder installs, from requirements.lock (CPU torch, no vLLM, no quantizers)
 - docs/formats.md: every format and method, from the catalogs of the library
+- docs/lab_recipes.md: which model and formats the labs take on each GPU, from the planner
 """
 
 from __future__ import annotations
@@ -84,6 +85,65 @@ def formats() -> str:
     return "\n".join(lines) + "\n"
 
 
+def lab_recipes() -> str:
+    """What the labs take on each GPU."""
+    from quantlab.plan.lab_recipes import CARDS, CONTEXT, FORMATS, LINE_MBIT_PER_S, recipe
+    from quantlab.plan.lab_sources import SOURCES
+    from quantlab.plan.support import How
+
+    found = [recipe(name) for name in CARDS]
+    lines = [
+        "# Lab recipes",
+        "",
+        "Written by `python tools/generate.py` from `quantlab.plan.lab_recipes`; `quantlab recipe GPU` prints one with",
+        f"its commands. All is PREDICTED by the planner, for one text of {CONTEXT:,} tokens at vLLM's utilisation.",
+        "",
+        "The model is the largest ungated one whose *original* fits, so that every lab runs; the last column is the",
+        "largest that fits in some format. Minutes are those of the download alone, at "
+        f"{LINE_MBIT_PER_S:g} Mbit a second: an assumption.",
+        "",
+        _row(
+            "GPU",
+            "model",
+            "download, GB",
+            "minutes",
+            "labs quantize to",
+            "GB",
+            "KV cache",
+            "context, at most",
+            "largest that fits",
+        ),
+        "|---" * 9 + "|",
+    ]
+    for one in found:
+        name, how = one.stretch
+        lines.append(_row(
+            one.card.label, one.model, f"{one.download_gb:.1f}", f"{one.download_minutes:.0f}", f"`{one.best.fmt}`",
+            f"{one.best.weights_bytes / 1e9:.1f}", one.best.kv, f"{one.best.context:,}", f"{name}, `{how.fmt}`",
+        ))  # fmt: skip
+    lines += ["", "## Which formats run", "", _row("GPU", *(f"`{fmt}`" for fmt in FORMATS)),
+              "|---" * (len(FORMATS) + 1) + "|"]  # fmt: skip
+    for one in found:
+        how = (c.how.value if c.how is not How.NO else "no" for c in one.choices)
+        lines.append(_row(one.card.label, *how))
+    lines += [
+        "",
+        "*Native*: the card multiplies numbers of this type. *Weight only*: they become 16-bit numbers on their way.",
+        "Where it says no, `quantlab recipe` says why and what to take. `nf4` needs vLLM's plug-in for bitsandbytes. A",
+        "T4 has no bf16: vLLM computes in fp16 there (`--dtype half`).",
+        "",
+        "## Where the models come from",
+        "",
+        "| model | repository | revision | licence | weight files with a pinned SHA-256 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, source in SOURCES.items():
+        pinned = str(len(source.files)) if source.files else "none: the revision pins them"
+        where = f"[{source.repository}](https://huggingface.co/{source.repository}/tree/{source.revision})"
+        lines.append(_row(name, where, f"`{source.revision[:12]}`", source.licence, pinned))
+    return "\n".join([*lines, "", "`quantlab recipe GPU --check DIR` compares a download with them."]) + "\n"
+
+
 def _row(*cells: object) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
@@ -96,6 +156,7 @@ def main() -> None:
         ROOT / "README.md": readme(),
         ROOT / "binder/requirements.txt": binder_requirements(),
         ROOT / "docs/formats.md": formats(),
+        ROOT / "docs/lab_recipes.md": lab_recipes(),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:

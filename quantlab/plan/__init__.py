@@ -9,6 +9,7 @@
 - `plan.inverse`: the longest context, the most texts, the smallest GPU, the best format, the cheapest ways out
 - `plan.roofline`, `plan.speed`: the time of a step, and from which batch a small format stops paying
 - `plan.capacity`, `plan.cost`: users, and dollars a day; `plan.detect`: the GPU of this machine
+- `plan.lab_recipes`: which model and which formats the labs take on each GPU: `lab_recipes.recipe("l4")`
 - `plan.report`: all of it for one question: `report.plan("llama-3.3-70b", "a10", "awq", 4096)`
 
 Each module is imported when it is first used, so that `import quantlab.plan` costs next to nothing.
@@ -19,8 +20,8 @@ from __future__ import annotations
 import importlib
 
 __all__ = [
-    "capacity", "cost", "detect", "engines", "gpus", "inverse", "memory", "models", "recipes", "report", "roofline",
-    "speed", "split", "stages", "support",
+    "capacity", "cost", "detect", "engines", "gpus", "inverse", "lab_recipes", "memory", "models", "recipes", "report",
+    "roofline", "speed", "split", "stages", "support",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ _PART = ".part"  # ends the name of everything that is not finished yet
 _REMEDY = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EFBIG: "a file may not grow that large here (`ulimit -f`); raise the limit or choose another folder",
     errno.EROFS: "the folder is read-only; choose one that you can write to",
     errno.EACCES: "permission denied; choose a place that you may use",
     errno.EPERM: "permission denied; choose a place that you may use",

@@ -203,6 +203,15 @@ RULES = (
         "llama.cpp ggml/src/ggml-backend.cpp, src/llama-context.cpp",
     ),
     Rule(
+        "memory refused",
+        r"(?i)OpenBLAS error: Memory allocation still failed|memory allocation of \d+ bytes failed|std::bad_alloc|"
+        r"failed to map segment from shared object|cannot allocate memory|^MemoryError",
+        "the system refused the program memory",
+        "close other programs or raise the limit it runs under (`ulimit -v`, a container's), shorten the context, or "
+        "choose fewer bits: `quantlab plan` shows what fits",
+        "OpenBLAS driver/others/memory.c, Rust's alloc, glibc's dlopen, POSIX ENOMEM",
+    ),
+    Rule(
         "GGUF cut short",
         r"tensor '(?P<what>[^']+)' data is not within the file bounds",
         "the GGUF file ends before {what}: the download or the copy was cut short",

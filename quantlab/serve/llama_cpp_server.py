@@ -4,6 +4,9 @@ It is `llama_cpp.server.create_app` with what a server on a learner's machine ne
 
 - the key is asked for before anything else, on **every** path. By itself the server answers /docs and /openapi.json to
   anyone and tells every web page (CORS `*`) that it may call.
+- a request is examined before the model hears of it (quantlab.serve.llama_cpp_requests): some would end the process.
+- a reader who stops reading does not keep the others waiting: what was written for him waits in memory (`patient`).
+- a prompt too long for the context is said in the stream too, instead of an answer without a word.
 - the first line of stdin holds the settings, so the key is in no argument, file or environment; the rest of stdin is
   the lifeline: when it ends, the supervisor is gone, and the server goes too.
 - it serves on a socket that it inherits, so no one else can take the port in between.
@@ -16,20 +19,16 @@ import hmac
 import json
 import logging
 import os
+import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from quantlab.backends.llama_cpp_build import fault
 from quantlab.serve.lifeline import end_with_stdin, first_line
+from quantlab.serve.llama_cpp_requests import App, Receive, Scope, Send, checked, refuse
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-REFUSAL = json.dumps({"error": {"message": "the key is missing or wrong", "type": "unauthorized"}}).encode()
+UNREAD = 64 * 2**20  # bytes that wait for a slow reader: 131,072 tokens of 250 bytes, as events, take half of it
 
 
 def guarded(app: App, key: str) -> App:
@@ -41,9 +40,7 @@ def guarded(app: App, key: str) -> App:
         if scope["type"] == "lifespan" or hmac.compare_digest(given, expected):
             await app(scope, receive, send)
         elif scope["type"] == "http":
-            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": REFUSAL})
+            await refuse(send, 401, "the key is missing or wrong", (b"www-authenticate", b"Bearer"))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -60,7 +57,7 @@ def without_query(record: logging.LogRecord) -> bool:
 def make_app(settings: dict[str, Any]) -> App:
     """llama.cpp's server around one model, which is loaded here and now."""
     import llama_cpp
-    from llama_cpp.server.app import create_app
+    from llama_cpp.server import app as server_app
     from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
 
     if (problem := fault(llama_cpp)) is not None:
@@ -80,17 +77,54 @@ def make_app(settings: dict[str, Any]) -> App:
         verbose=True,  # why a file cannot be loaded is said only so; it goes to the log
     )
     server = ServerSettings(api_key=settings["key"], interrupt_requests=False)  # a second reader waits for its turn
-    app: App = create_app(server_settings=server, model_settings=[model])
-    return guarded(app, settings["key"])
+    server_app.get_event_publisher = outspoken(server_app.get_event_publisher)
+    app: App = server_app.create_app(server_settings=server, model_settings=[model])
+    return guarded(checked(app, settings["model"]), settings["key"])
+
+
+def outspoken(publish: Any) -> Any:
+    """The publisher of a stream, but what goes wrong is its last event; by itself the stream would only end."""
+
+    async def publisher(*, inner_send_chan: Any, **rest: Any) -> None:
+        async with inner_send_chan.clone() as last:
+            try:
+                await publish(inner_send_chan=inner_send_chan, **rest)
+            except Exception as error:  # whatever it is; that the reader left is no Exception
+                print(f"Exception: {error}", file=sys.stderr, flush=True)
+                await last.send({"data": json.dumps({"error": {"message": str(error), "type": type(error).__name__}})})
+
+    return publisher
+
+
+def patient() -> Any:
+    """uvicorn's protocol with room for a whole answer to each reader.
+
+    llama.cpp writes one answer at a time. uvicorn stops a writer whose reader is 64 KiB behind, and one reader who
+    never reads on would so stop the answers of all.
+    """
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    base: Any = AutoHTTPProtocol
+
+    class Patient(base):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            transport.set_write_buffer_limits(high=UNREAD)
+
+    return Patient
 
 
 def main() -> None:
     """Load the model, then serve until SIGTERM or until stdin ends."""
     settings = json.loads(first_line())
     end_with_stdin()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the key, and the model
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # else it starts gdb when it fails, which takes seconds and memory
     import uvicorn
 
-    config = uvicorn.Config(make_app(settings), timeout_graceful_shutdown=1, log_level="info", use_colors=False)
+    config = uvicorn.Config(
+        make_app(settings), http=patient(), timeout_graceful_shutdown=1, log_level="info", use_colors=False
+    )
     logging.getLogger("uvicorn.access").addFilter(without_query)
     print("the model is loaded", file=sys.stderr, flush=True)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=settings["socket"])])

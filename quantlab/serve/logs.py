@@ -20,10 +20,11 @@ TELLING = tuple(
     re.compile(pattern)
     for pattern in (
         r"error loading model: (?P<why>.+)",  # llama.cpp, why a file cannot be used
+        r"(?P<why>failed to allocate (?:\w+ )?buffer of size \d+)",  # llama.cpp, before it only says that it failed
         r"Worker failed with error '(?P<why>.+)', please check the stack trace",  # vLLM, from the process that computes
         r"(?P<why>Requested tokens \(\d+\) exceed context window of \d+)",  # llama-cpp-python
         r"(?P<why>\[Errno \d+\].*address already in use.*)",  # uvicorn
-        r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b:? ?(?P<why>.*\S.*)",  # the last line of a traceback
+        r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b:? ?(?P<why>[^\s:].*)",  # the last line of a traceback
         r"(?i)\b(?:error|failed|cannot|unable|invalid|out of memory|not found)\b",
         r"\S",
     )

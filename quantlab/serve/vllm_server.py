@@ -4,6 +4,11 @@ vLLM lives in an environment of its own, where quantlab is not installed, so thi
 library and vLLM. What it adds to `vllm serve`:
 
 - the first line of stdin holds the settings; the key goes to vLLM through `VLLM_API_KEY`, never as an argument
+- the key is asked for on every path; vLLM 0.32 alone asks for it below /v1, and answers prompts at /invocations, counts
+  at /metrics and /tokenize, and takes orders at /scale_elastic_ep from anyone who reaches the port (see `Guarded`)
+- vLLM's processes keep their environment, which their names would overwrite: by the server's id in it they are found,
+  and ended, when the one that started them was killed
+- a crash writes no core file: it would hold the key, and the model
 - the rest of stdin is the lifeline: when it ends, the supervisor is gone, and the server goes too
 - on a CPU: one gibibyte of KV cache, no graph capture, and threads bound to cores (without that vLLM uses one core)
 - on a CPU without AVX-512: a stand-in for the 4-bit kernel, which vLLM's build for such CPUs lacks (see `stand_in`)
@@ -13,8 +18,10 @@ vLLM reads `quantization_config` from the checkpoint; `--quantization` is never 
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,7 +33,9 @@ CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 WITHOUT_AVX512 = (
     "quantlab: this CPU has no AVX-512, and vLLM's build for it no 4-bit kernel; 4-bit weights are unpacked to 16 bits"
 )
+REFUSAL = b'{"error": {"message": "the key is missing or wrong", "type": "unauthorized"}}'
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+NAMED = {"SPT_NOENV": "1"}  # setproctitle: name the process, and leave its environment, by which we find it, as it is
 
 
 def end_with_stdin() -> None:
@@ -56,8 +65,28 @@ def arguments(settings: dict[str, Any], host: str, port: int, cpu: bool) -> list
         "--max-model-len": settings["context"],
     }
     words = ["vllm", "serve", settings["path"], *(str(word) for pair in options.items() for word in pair)]
-    words += settings.get("flags", [])
+    words += ["--middleware", "__main__.Guarded", *settings.get("flags", [])]
     return [*words, "--dtype", "bfloat16", "--enforce-eager"] if cpu else words
+
+
+class Guarded:
+    """The outermost layer of vLLM's web application: 401 to every request without `Authorization: Bearer KEY`."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass on, or refuse."""
+        given = dict(scope.get("headers", ())).get(b"authorization", b"")
+        if scope["type"] == "lifespan" or hmac.compare_digest(given, self.expected):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": REFUSAL})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
 
 
 def stand_in() -> bool:
@@ -107,7 +136,8 @@ def main() -> None:
         line += byte
     settings = json.loads(line)
     end_with_stdin()
-    os.environ.update(QUIET, VLLM_API_KEY=settings["key"])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ.update(QUIET | NAMED, VLLM_API_KEY=settings["key"])
     with socket.socket(fileno=settings["socket"]) as reserved:  # vLLM opens the port itself
         host, port = reserved.getsockname()[:2]
     from vllm.platforms import current_platform

@@ -27,6 +27,10 @@ MESSAGES = {
         "maximum model length is 46768. Try increasing `gpu_memory_utilization`",
         ["131072", "16.0 GiB", "5.71 GiB"],
     ),
+    "memory refused": (
+        "Original error was: numpy/_core/_multiarray_umath.so: failed to map segment from shared object",
+        ["refused"],
+    ),
     "no room for a cache": ("ValueError: No available memory for the cache blocks. Try increasing", ["KV cache"]),
     "another program holds the memory": (
         "Free memory on device cuda:0 (10.12/23.68 GiB) on startup is less than desired GPU memory utilization "

@@ -89,6 +89,21 @@ class Guarded:
             await send({"type": "websocket.close", "code": 1008})
 
 
+def hand_over(reserved: socket.socket) -> None:
+    """Let vLLM serve on the socket that is reserved, where it would bind the port anew.
+
+    Between closing it and vLLM's binding lie seconds of importing, in which another program of this machine could take
+    the port, and be sent the key by whoever waits for the server.
+    """
+    try:
+        from vllm.entrypoints.launchers import launcher
+    except ImportError:  # vLLM before 0.32 keeps that function elsewhere: it gets the port, not the socket
+        reserved.close()
+        return
+    reserved.set_inheritable(False)
+    launcher.create_server_socket = lambda *_, **__: reserved
+
+
 def stand_in() -> bool:
     """Where vLLM's build has no 4-bit kernel, let 4-bit weights be unpacked to 16 bits at loading: True there.
 
@@ -138,8 +153,9 @@ def main() -> None:
     end_with_stdin()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ.update(QUIET | NAMED, VLLM_API_KEY=settings["key"])
-    with socket.socket(fileno=settings["socket"]) as reserved:  # vLLM opens the port itself
-        host, port = reserved.getsockname()[:2]
+    reserved = socket.socket(fileno=settings["socket"])
+    host, port = reserved.getsockname()[:2]
+    hand_over(reserved)
     from vllm.platforms import current_platform
 
     cpu = current_platform.is_cpu()

@@ -32,7 +32,7 @@ COMMANDS = {
     "doctor": ("quantlab.commands.doctor", "What can this machine do, and what is missing?"),
     "start": ("quantlab.commands.start", "Open the lessons in JupyterLab."),
     "plan": ("quantlab.commands.plan", "Will a model fit a GPU, and what if not?"),
-    "recipe": ("quantlab.commands.recipe", "Which model and formats do the labs take on a GPU, and what to type?"),
+    "recipe": ("quantlab.commands.recipe", "What do the labs take on a GPU, and what to type?"),
     "compare": ("quantlab.commands.compare", "What does each format cost in quality, bytes and seconds?"),
     "serve": ("quantlab.commands.serve", "Serve a model on this machine, OpenAI-compatible."),
     "ask": ("quantlab.commands.ask", "Stream an answer from the server."),

@@ -2,10 +2,11 @@
 
     .venv/bin/python tools/bench_load.py [--turns 3] [--json FILE]
 
-One server of vLLM with the bundled model; each turn runs both clients, the order changing from turn to turn, each with
-the same number of requests of the same lengths, at most so many at once, each answer as long as was asked for. Prompts
-of random words for theirs, pieces of stories for ours: to a dense model a token is a token. Medians over the turns are
-compared. `vllm bench serve` belongs to the serve environment (`quantlab env create serve`).
+One server of vLLM with the bundled model; each turn runs both clients, the order changing from turn to turn, with the
+same prompts (theirs reads them as a ShareGPT file), at most so many at once, each answer as long as was asked for. The
+server computes on the first core and both clients run on the last: on a small machine a client that works more would
+slow the server down, and two honest clients would then measure two servers. Medians over the turns are compared.
+`vllm bench serve` belongs to the serve environment (`quantlab env create serve`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -41,8 +41,10 @@ def main() -> None:
     chosen = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
     turns: list[dict[str, dict[str, float]]] = []
-    with Server(str(tiny_folder()), engine="vllm", context=256) as server:
-        clients = {"ours": lambda: ours(server, tokenizer), "vllm bench serve": lambda: theirs(server)}
+    asked = made(tokenizer, REQUESTS, PROMPT)
+    with Server(str(tiny_folder()), engine="vllm", context=256, threads=1) as server:
+        on_the_last_core()
+        clients = {"ours": lambda: ours(server, asked), "vllm bench serve": lambda: theirs(server, asked)}
         for client in clients.values():
             client()  # warms the server's caches, not counted
         for turn in range(chosen.turns):
@@ -58,9 +60,14 @@ def main() -> None:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def ours(server: Server, tokenizer: Any) -> dict[str, float]:
+def on_the_last_core() -> None:
+    """This process and those that it starts from now on; the server runs already."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def ours(server: Server, asked: list[str]) -> dict[str, float]:
     """Means in milliseconds, as theirs are."""
-    asked = made(tokenizer, REQUESTS, PROMPT)
     found: Report = loadtest(
         server.url, server.key, asked, Load(REQUESTS, concurrency=AT_ONCE), max_tokens=OUTPUT, options=WHOLE
     )
@@ -71,16 +78,19 @@ def ours(server: Server, tokenizer: Any) -> dict[str, float]:
     return {"requests_per_s": found.requests_per_s, "tokens_per_s": found.tokens_per_s, **milliseconds}
 
 
-def theirs(server: Server) -> dict[str, float]:
+def theirs(server: Server, asked: list[str]) -> dict[str, float]:
     """The same figures from vLLM's own client; the key goes through its environment."""
     python = vllm_python()
     assert python, "the server runs, so vLLM is there"
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "asked.json"
+        turns = [[{"from": "human", "value": prompt}, {"from": "gpt", "value": prompt}] for prompt in asked]
+        file.write_text(json.dumps([{"conversations": turn} for turn in turns]), encoding="utf-8")
         words = [
             str(python), "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai",
             "--base-url", server.url.removesuffix("/v1"), "--model", str(tiny_folder()),
-            "--served-model-name", server.client.models()[0], "--dataset-name", "random",
-            "--random-input-len", str(PROMPT), "--random-output-len", str(OUTPUT), "--ignore-eos",
+            "--served-model-name", server.client.models()[0], "--dataset-name", "sharegpt",
+            "--dataset-path", str(file), "--sharegpt-output-len", str(OUTPUT), "--ignore-eos", "--disable-shuffle",
             "--num-prompts", str(REQUESTS), "--max-concurrency", str(AT_ONCE), "--temperature", "0",
             "--save-result", "--result-dir", folder, "--result-filename", "r.json", "--disable-tqdm",
         ]  # fmt: skip
@@ -93,6 +103,7 @@ def theirs(server: Server) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(f"vllm bench serve failed: {done.stderr.strip().splitlines()[-1]}")
         found = json.loads((Path(folder) / "r.json").read_text(encoding="utf-8"))
+    assert found["completed"] == REQUESTS, found
     return {
         "requests_per_s": found["request_throughput"], "tokens_per_s": found["output_throughput"],
         "ttft_ms": found["mean_ttft_ms"], "tpot_ms": found["mean_tpot_ms"], "itl_ms": found["mean_itl_ms"],

@@ -28,7 +28,7 @@ from quantlab.serve.server import Server
 
 PROMPT, OUTPUT = 64, 32
 AT_ONCE = (1, 2, 4, 8, 16)
-ROUNDS = 4  # requests of each text that is under way at once
+ROUNDS = 3  # requests of each text that is under way at once
 LONG, SHARED = 288, 256  # tokens of a prompt with instructions, and of these; vLLM shares whole blocks (128 on a CPU)
 
 
@@ -224,7 +224,7 @@ def try_all(here: lab.Setting, repeats: int = 3) -> Tried:
             with server(here, one.options) as at:
                 found[one.name] = measure(here, at, repeats)
         except QuantlabError as error:
-            found[one.name] = str(error)
+            found[one.name] = str(error).split(" (log: ")[0]  # the log goes with the server, the reason stays
     return found
 
 

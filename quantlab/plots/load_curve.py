@@ -72,7 +72,9 @@ def load_picture(now: Curve, before: Curve | None = None) -> Picture:
             axes.set_title(title, size=9, weight="normal", pad=3)
             axes.set_xlabel("requests a second")
         panels[0].set_yscale("log")
-        ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if panels[0].get_ylim()[0] <= t <= panels[0].get_ylim()[1]]
+        low, high = panels[0].get_ylim()
+        marks = (10, 30, 100, 300, 1000, 3000) if high > 10 * low else (10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000)
+        ticks = [t for t in marks if low <= t <= high]
         panels[0].set_yticks(ticks, [f"{t:,}" for t in ticks])
         panels[0].yaxis.set_minor_locator(NullLocator())
         panels[1].set_ylim(bottom=0)
@@ -91,7 +93,9 @@ def load_words(now: Curve, before: Curve | None = None) -> str:
         f"{ttft:,.0f} ms and each further one within {tpot:.1f} ms; {now.good[now.at]:.0%} keep both limits "
         f"({1e3 * now.limits[0]:g} and {1e3 * now.limits[1]:g} ms)."
     )
-    return f"{words} Before: {_said(before)}." if before else words
+    if before is None:
+        return words
+    return f"{words} {'Before' if before.how == now.how else f'Dashed, {before.how}'}: {_said(before)}."
 
 
 def _scaled(curve: Curve) -> tuple[list[float], list[float], list[float]]:

@@ -3,7 +3,8 @@
 # parallel 2. PREDICTED: 16 texts of 8,192 tokens at once take 49.7 of the 72.8 GiB that vLLM may fill of each card.
 #
 # vLLM 0.33.0; the key comes from your shell: export VLLM_API_KEY="$(openssl rand -hex 32)"
-# EXPOSES: port 8000, to this machine only; below /v1 it asks for the key, /metrics and /health answer anyone here.
+# EXPOSES: port 8000, to this machine only; below /v1 it asks for the key; /metrics and /health answer
+# anyone here, and so does /invocations, which generates.
 # Run it on every machine, with NODE_RANK 0 on the first, and HEAD_IP the first one's address in a private network: what
 # the machines say to each other is not encrypted, and whoever reaches those ports can run code there.
 set -eu

@@ -3,7 +3,8 @@
 # 8,192 tokens at once take 30.0 of the 40.8 GiB that vLLM may fill of each card.
 #
 # vLLM 0.33.0; the key comes from your shell: export VLLM_API_KEY="$(openssl rand -hex 32)"
-# EXPOSES: port 8000, to this machine only; below /v1 it asks for the key, /metrics and /health answer anyone here.
+# EXPOSES: port 8000, to this machine only; below /v1 it asks for the key; /metrics and /health answer
+# anyone here, and so does /invocations, which generates.
 set -eu
 : "${VLLM_API_KEY:?set it first}"
 exec vllm serve casperhansen/llama-3.3-70b-instruct-awq \

@@ -16,3 +16,10 @@ guessed = Prediction(
     low=0,
     high=100,
 )
+replicas = Prediction(
+    "lab5-replicas",
+    "Two copies of the model on this machine, eight readers at once: how many times the tokens a second of one copy?",
+    "times",
+    low=0.1,
+    high=10,
+)

@@ -30,7 +30,8 @@ vLLM production-stack {chart} (Helm), vLLM {vllm}. The key first, from your shel
     helm install {slug} vllm/vllm-stack -f THIS_FILE
     kubectl port-forward service/{slug}-router-service {port}:80 --address 127.0.0.1
 EXPOSES: nothing outside the cluster; inside it every pod reaches the router and vLLM, which asks for the key below
-/v1 only (/metrics and /health answer anyone). A LoadBalancer or an ingress would expose it: add TLS then.
+/v1 only (/metrics, /health and /invocations, which generates, answer anyone). A LoadBalancer or an ingress would
+expose it: add TLS then.
 Pods take any node with enough cards: choose nodes of {card} with nodeSelectorTerms if you have several kinds.
 The router's image has no version in the chart's values: set routerSpec.tag to the one that you tested."""
 

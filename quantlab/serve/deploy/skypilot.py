@@ -42,7 +42,8 @@ SERVICE = """\
 INSIDE = "EXPOSES: nothing; vLLM listens on the machine's loopback, and SSH is the way in."
 OUTSIDE = """\
 EXPOSES: the service's address and port {port} of every replica, to the internet, without TLS; below /v1 they ask for
-the key, /metrics and /health answer anyone. For more than a trial add `tls`, or stay with the task and SSH."""
+the key; /metrics, /health and /invocations, which generates, answer anyone. For more than a trial add `tls`, or stay
+with the task and SSH."""
 
 
 def data(one: Deployment) -> dict[str, Any]:

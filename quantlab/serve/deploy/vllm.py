@@ -1,7 +1,8 @@
 """vLLM's command line for a plan (vLLM 0.33.0, `vllm serve --help`; docs/serving/parallelism_scaling.md).
 
 Never `--quantization`: the checkpoint says what it is. Never `--api-key`: the key is read from VLLM_API_KEY, which
-`ps` does not show. vLLM asks for it below /v1 only: /health, /metrics and /version answer anyone who reaches the port.
+`ps` does not show. vLLM asks for it below /v1 only: /health, /metrics, /version and
+/invocations, which generates, answer anyone who reaches the port.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ HEAD = """\
 {words}
 
 vLLM {vllm}; the key comes from your shell: export {key}="$(openssl rand -hex 32)"
-EXPOSES: port {port}, to this machine only; below /v1 it asks for the key, /metrics and /health answer anyone here."""
+EXPOSES: port {port}, to this machine only; below /v1 it asks for the key; /metrics and /health answer
+anyone here, and so does /invocations, which generates."""
 MACHINES = """
 Run it on every machine, with NODE_RANK 0 on the first, and HEAD_IP the first one's address in a private network: what
 the machines say to each other is not encrypted, and whoever reaches those ports can run code there."""

@@ -69,7 +69,7 @@ def _serve(model: str, replicas: int, router: str, options: dict[str, Any]) -> N
 
         def say(text: str) -> None:
             status.update(text)
-            if not console.is_terminal and not text.startswith("waiting"):
+            if not console.is_terminal and not text.startswith(("waiting", "planned")):
                 click.echo(text, err=True)
 
         fleet = Replicas(model, replicas, router=router, **options, say=say) if replicas > 1 else None
@@ -79,6 +79,8 @@ def _serve(model: str, replicas: int, router: str, options: dict[str, Any]) -> N
     with whole:
         state = find(server.url)
         click.echo(f"serving {state.model} at {server.url}")
+        for line in filter(None, (server.planned, server.meaning)):
+            click.echo(line)
         click.echo('ask it with:  quantlab ask "Once upon a time"      stop it with Ctrl-C')
         click.echo(f"other programs find the key in {state.path}, which only you can read")
         try:

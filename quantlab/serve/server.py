@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from quantlab.errors import QuantlabError, UsageError
-from quantlab.serve import engines, logs
+from quantlab.serve import engines, logs, vllm_log
 from quantlab.serve.address import bind
 from quantlab.serve.answers import Line
 from quantlab.serve.artifacts import Artifact, Say
 from quantlab.serve.client import Client
 from quantlab.serve.engines import Engine, Job, Launch
+from quantlab.serve.expected import Expected, expected
 from quantlab.serve.explain import explain
 from quantlab.serve.places import servers_folder
 from quantlab.serve.state import SUPERVISOR, Process, kill_members
@@ -70,6 +71,7 @@ class Server:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self._chat = True
+        self._plan: Expected | None = None
         self._client: Client | None = None
 
     def __repr__(self) -> str:
@@ -124,9 +126,11 @@ class Server:
         self.url = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
         artifact = self.engine.prepare(self.model, self._fmt, self._say)
         self._chat = artifact.chat
+        context = self._fitting_context(artifact)
+        self._check_memory(artifact, context)
         job = Job(
             artifact=artifact,
-            context=self._fitting_context(artifact),
+            context=context,
             threads=self._threads or engines.default_threads(),
             socket=listener.fileno(),
             key=self.key,
@@ -134,6 +138,30 @@ class Server:
         )
         self._start_supervisor(self.engine.launch(job), listener, artifact)
         return artifact
+
+    def _check_memory(self, artifact: Artifact, context: int) -> None:
+        """Say what is planned; vLLM holds its weights in memory, so what cannot fit is refused before it is started.
+
+        (llama.cpp maps a file larger than the memory, and reads it from the disk again and again: slow, but it runs.)
+        """
+        self._plan = expected(artifact, context, self.engine.name)
+        if self._plan is None:
+            return
+        self._say(self._plan.words())
+        if self.engine.name == "vllm" and not self._plan.fits:
+            raise QuantlabError(self._plan.refusal())
+
+    @property
+    def planned(self) -> str:
+        """What was planned of its memory, in words; '' before it was started, and for what loads no model."""
+        return self._plan.words() if self._plan else ""
+
+    @property
+    def meaning(self) -> str:
+        """What vLLM's log says of this server, in words, against the plan; '' for other engines."""
+        if self.engine.name != "vllm":
+            return ""
+        return vllm_log.read(self.log).words(self._plan.weights if self._plan else None)
 
     def _fitting_context(self, artifact: Artifact) -> int:
         window = artifact.window

@@ -48,6 +48,8 @@ class ServerPanel:
         held = memory(server.id) / 2**20
         found = {"state": f"running, {server.engine.name} with {server.model}", "address": server.url,
                  "memory of its processes": f"{held:,.0f} MiB"}  # fmt: skip
+        if server.meaning:
+            found["its log says"] = server.meaning
         try:
             counted = metrics(server)
             found |= counted.lines() if counted else {"figures": f"{server.engine.name} counts nothing about itself"}

@@ -101,6 +101,8 @@ def lab_recipes() -> str:
         "The model is the largest ungated one whose *original* fits, so that every lab runs; the last column is the",
         "largest that fits in some format. Minutes are those of the download alone, at "
         f"{LINE_MBIT_PER_S:g} Mbit a second: an assumption.",
+        "The cells of the labs stop at Qwen3-8B by themselves, because they judge in the machine's own memory too; the",
+        "commands take the larger models.",
         "",
         _row(
             "GPU",

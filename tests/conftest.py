@@ -108,6 +108,24 @@ class Ended:
         assert "Traceback" not in self.err + self.out
 
 
+@pytest.fixture(scope="module")
+def trivial_server() -> Iterator[str]:
+    """The address of tests/load_server.py, which answers as each prompt asks."""
+    command = [sys.executable, str(Path(__file__).parent / "load_server.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module's servers and files in a cache folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run the real command line in this process: run_cli("compare", folder) -> Ended(code, out, err)."""

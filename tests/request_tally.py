@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 
 from quantlab.serve.load import Report
+from quantlab.serve.places import servers_folder
 from quantlab.serve.server import Server
+from quantlab.serve.state import members
 
 Outcome = int | str
 Request = Callable[[], Outcome]
@@ -100,6 +102,11 @@ def good(server: Server, tokens: int = 4, **options: Any) -> int:
     """The status of a request that every server should answer."""
     body = {"model": server.client.models()[0], "prompt": "Once upon a time", "max_tokens": tokens, "temperature": 0}
     return post(server, "/v1/completions", {**body, **options})
+
+
+def gone(server: Server) -> bool:
+    """Whether a server has left neither a process nor a record."""
+    return not any(members(server.id)) and not list(servers_folder().glob(f"{server.id}.json"))
 
 
 def address(server: Server) -> tuple[str, int]:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from markdown_rows import row
+
 from quantlab.plan.engines import ENGINES
 from quantlab.plan.memory import GIB, kv_bytes_per_token, weights_bytes
 from quantlab.plan.models import MODELS, shape_of
@@ -38,10 +40,6 @@ from quantlab.plan.split import kv_on_one, weights_on_one
 PAGE = Path(__file__).resolve().parent.parent / "docs/planning_errors.md"
 OWN_CHECKPOINTS = ("int4_g128", "int8", "fp8_e4m3_channel", "nvfp4", "awq_int4_g128", "gptq_int4_g128")
 ACCELERATE = ("llama-3.1-8b", "qwen3-4b", "gemma-2-2b")
-
-
-def row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def error(predicted: float, real: float) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import install
+import lab_recipes_page
+from markdown_rows import row
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- badges: written by tools/generate.py -->", "<!-- /badges -->"
@@ -79,75 +81,10 @@ def formats() -> str:
         taken = ", ".join(f"`{option}`" for option in (*options(name), *(["importance"] * fmt.uses_importance)))
         how = f"{reference.fidelity.value}: {reference.note}" if reference.note else reference.fidelity.value
         cells = [f"`{name}`", f"{fmt.layout.bits_per_weight:.4g}", block, fmt.layout.note]
-        lines.append(_row(*cells, f"{reference.package} {reference.version}", how, taken))
+        lines.append(row(*cells, f"{reference.package} {reference.version}", how, taken))
     lines += ["", "## Methods", "", "| name | what it does | needs calibration | source |", "|---|---|---|---|"]
-    lines += [_row(f"`{m.name}`", m.summary, "yes" if m.needs_stats else "no", m.source) for m in METHODS.values()]
+    lines += [row(f"`{m.name}`", m.summary, "yes" if m.needs_stats else "no", m.source) for m in METHODS.values()]
     return "\n".join(lines) + "\n"
-
-
-def lab_recipes() -> str:
-    """What the labs take on each GPU."""
-    from quantlab.plan.lab_recipes import CARDS, CONTEXT, FORMATS, LINE_MBIT_PER_S, recipe
-    from quantlab.plan.lab_sources import SOURCES
-    from quantlab.plan.support import How
-
-    found = [recipe(name) for name in CARDS]
-    lines = [
-        "# Lab recipes",
-        "",
-        "Written by `python tools/generate.py` from `quantlab.plan.lab_recipes`; `quantlab recipe GPU` prints one with",
-        f"its commands. All is PREDICTED by the planner, for one text of {CONTEXT:,} tokens at vLLM's utilisation.",
-        "",
-        "The model is the largest ungated one whose *original* fits, so that every lab runs; the last column is the",
-        "largest that fits in some format. Minutes are those of the download alone, at "
-        f"{LINE_MBIT_PER_S:g} Mbit a second: an assumption.",
-        "The cells of the labs stop at Qwen3-8B by themselves, because they judge in the machine's own memory too; the",
-        "commands take the larger models.",
-        "",
-        _row(
-            "GPU",
-            "model",
-            "download, GB",
-            "minutes",
-            "labs quantize to",
-            "GB",
-            "KV cache",
-            "context, at most",
-            "largest that fits",
-        ),
-        "|---" * 9 + "|",
-    ]
-    for one in found:
-        name, how = one.stretch
-        lines.append(_row(
-            one.card.label, one.model, f"{one.download_gb:.1f}", f"{one.download_minutes:.0f}", f"`{one.best.fmt}`",
-            f"{one.best.weights_bytes / 1e9:.1f}", one.best.kv, f"{one.best.context:,}", f"{name}, `{how.fmt}`",
-        ))  # fmt: skip
-    lines += ["", "## Which formats run", "", _row("GPU", *(f"`{fmt}`" for fmt in FORMATS)),
-              "|---" * (len(FORMATS) + 1) + "|"]  # fmt: skip
-    for one in found:
-        how = (c.how.value if c.how is not How.NO else "no" for c in one.choices)
-        lines.append(_row(one.card.label, *how))
-    lines += [
-        "",
-        "*Native*: the card multiplies numbers of this type. *Weight only*: they become 16-bit numbers on their way.",
-        "Where it says no, `quantlab recipe` says why and what to take. `nf4` needs vLLM's plug-in for bitsandbytes. A",
-        "T4 has no bf16: vLLM computes in fp16 there (`--dtype half`).",
-        "",
-        "## Where the models come from",
-        "",
-        "| model | repository | revision | licence | weight files with a pinned SHA-256 |",
-        "|---|---|---|---|---|",
-    ]
-    for name, source in SOURCES.items():
-        pinned = str(len(source.files)) if source.files else "none: the revision pins them"
-        where = f"[{source.repository}](https://huggingface.co/{source.repository}/tree/{source.revision})"
-        lines.append(_row(name, where, f"`{source.revision[:12]}`", source.licence, pinned))
-    return "\n".join([*lines, "", "`quantlab recipe GPU --check DIR` compares a download with them."]) + "\n"
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def main() -> None:
@@ -158,7 +95,7 @@ def main() -> None:
         ROOT / "README.md": readme(),
         ROOT / "binder/requirements.txt": binder_requirements(),
         ROOT / "docs/formats.md": formats(),
-        ROOT / "docs/lab_recipes.md": lab_recipes(),
+        ROOT / "docs/lab_recipes.md": lab_recipes_page.page(),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:

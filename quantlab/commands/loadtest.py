@@ -147,15 +147,17 @@ def _show(
     console = Console()
     found = highest_rate(measure, loads[0]) if search else None
     reports = list(found.tried) if found else sweep(measure, loads)
-    console.print(table(reports[0]) if len(reports) == 1 else sweep_table(reports))
-    console.print(sentence(reports[0]) if len(reports) == 1 else found.words() if found else "", soft_wrap=True)
-    best = found.kept if found else max(reports, key=lambda one: one.goodput)
+    one = reports[0] if len(reports) == 1 else None
+    console.print(table(one) if one else sweep_table(reports))
+    if words := sentence(one) if one else found.words() if found else "":
+        console.print(words, soft_wrap=True)
+    if json_file is not None:
+        text = one.to_json() if one else json.dumps([report.to_dict() for report in reports], indent=1)
+        write_text(json_file, text + "\n")
+        click.echo(f"wrote {json_file}", err=True)
+    best = found.kept if found else max(reports, key=lambda report: report.goodput)
     if money is not None and best is not None:
         console.print(Sized.of(best, *money).words(), soft_wrap=True)
-    if json_file is not None:
-        whole = [one.to_dict() for one in reports]
-        write_text(json_file, json.dumps(whole[0] if len(whole) == 1 else whole, indent=1) + "\n")
-        click.echo(f"wrote {json_file}", err=True)
 
 
 def _where(server: str | None) -> tuple[str, str | None, str]:

@@ -50,39 +50,40 @@ def table(found: Recipe) -> Table:
     """A row a format."""
     from rich.table import Table
 
+    from quantlab.plan.lab_recipes import CONTEXT
+
     shown = Table(
         title=f"PREDICTED: {found.model} on {found.card.label}", title_justify="left", caption_justify="left",
-        caption="tokens a second: one text, at best (the roofline); context: of one text, at most",
+        caption=f"GB: weights; context: of one text, at most; texts: of {CONTEXT:,} tokens at once;\n"
+        "tokens/s: one text, at best (the roofline); nf4 is run by transformers, the others by vLLM",
     )  # fmt: skip
-    for column in ("format", "runs", "weights, GB", "KV", "context", "tokens/s"):
-        shown.add_column(column, justify="left" if column in ("format", "runs", "KV") else "right", overflow="fold")
+    for column in ("format", "runs", "GB", "KV", "context", "texts", "tokens/s"):
+        words = column in ("format", "runs", "KV")
+        shown.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=column != "runs")
     for one in found.choices:
-        figures = (f"{one.weights_bytes / 1e9:.1f}", one.kv, f"{one.context:,}", f"{one.tokens_per_s:,.0f}")
-        shown.add_row(one.fmt, one.how.value if one.runs else one.why, *(figures if one.runs else ("", "", "", "")))
+        cells = (f"{one.context:,}", f"{one.at_once:,}", f"{one.tokens_per_s:,.0f}")
+        figures = (f"{one.weights_bytes / 1e9:.1f}", one.kv, *cells) if one.runs else ("",) * 5
+        shown.add_row(one.fmt, one.words if one.runs else one.why, *figures)
     return shown
 
 
 def sentence(found: Recipe) -> str:
-    """The model, its licence, the download, and the largest model that would fit."""
-    source, (stretch, how) = found.source, found.stretch
+    """The model, its licence, what it takes of the machine, and what else the card would hold."""
+    source, (stretch, how), gated = found.source, found.stretch, found.gated
     price = found.card.price_per_hour
     cost = f"; ${price.usd:g} an hour ({price.source}, {price.date})" if price else ""
     return (
         f"{source.repository} at {source.revision[:12]}, {source.licence}, ungated: {found.download_gb:.1f} GB, "
-        f"{found.download_minutes:.0f} minutes at {found.line_mbit_per_s:g} Mbit a second, {found.disk_gb:.1f} GB of "
-        f"disk with the quantized copy{cost}. The largest of the labs' models that fits in some format: {stretch} in "
-        f"{how.fmt}."
+        f"{found.download_minutes:.0f} minutes at {found.line_mbit_per_s:g} Mbit a second. To quantize it the machine "
+        f"needs {found.disk_gb:.0f} GB of disk and {found.host_gb:.0f} GB of its own memory{cost}. The card alone "
+        f"would hold the original of {found.largest}, and {stretch} in {how.fmt}"
+        + (f"; of the gated models {gated[0]} in {gated[1].fmt}." if gated else ".")
     )
 
 
 def _check(found: Recipe, folder: Path) -> None:
     if not folder.is_dir():
         raise QuantlabError(f"{folder} is no folder; download the model first, as `quantlab recipe` shows")
-    if not found.source.files:
-        raise QuantlabError(
-            f"no hashes are kept for {found.source.repository}: its revision pins it, and the Hub's client has checked "
-            "each file against it; `quantlab verify` looks into the files"
-        )
     if wrong := list(found.source.wrong(folder)):
         raise QuantlabError(f"{wrong[0]}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}; download it again")
     click.echo(

@@ -17,12 +17,12 @@ from pathlib import Path
 from quantlab.assets import cache_folder
 from quantlab.atomic import explained
 from quantlab.plan.gpus import GIB
+from quantlab.plan.lab_recipes import LAB_MODELS
 from quantlab.plan.lab_sources import SOURCES
 from quantlab.plan.memory import memory
 
-# name in the planner -> Hub id, of the recipes' models: the largest that fits in bf16 is taken. Larger ones than 8B
-# would fit some cards, but are judged in the machine's own memory too (`lab3.setting`)
-CANDIDATES = {name: SOURCES[name].repository for name in ("qwen3-8b", "qwen3-4b", "smollm2-135m")}
+# name in the planner -> Hub id, largest first: the largest that fits in bf16 is taken
+CANDIDATES = {name: SOURCES[name].repository for name in reversed(LAB_MODELS)}
 CONTEXT = 4096  # tokens that must fit beside the weights
 
 

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import psutil
@@ -26,19 +25,13 @@ from quantlab.serve.artifacts import gguf_for
 from quantlab.serve.server import Server
 from quantlab.serve.state import find, members, running
 
+pytestmark = pytest.mark.usefixtures("llama_cpp", "own_cache")
 MODEL = "tiny"
 PROMPT = "One day a small fox found"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(llama_cpp: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def gguf_file(_own_cache: None) -> Path:
+def gguf_file(own_cache: None) -> Path:
     return gguf_for(MODEL).path
 
 

@@ -15,48 +15,39 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from request_tally import Tally, address, good, key_of, knock, post, raw, send
+from request_tally import Tally, address, gone, good, key_of, knock, post, raw, send
 
 from quantlab.errors import QuantlabError
 from quantlab.serve.engines import ENGINES
 from quantlab.serve.load import Load, loadtest
-from quantlab.serve.places import servers_folder
 from quantlab.serve.server import Server
 from quantlab.serve.state import find, members
 
+pytestmark = pytest.mark.usefixtures("llama_cpp", "own_cache")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE")
 ON = {"0": -100, "1": -100, "2": -100}  # no special token is drawn, so that an answer has its full length
 WRITE = {"prompt": "Once upon a time", "temperature": 1.0, "max_tokens": 400, "logit_bias": ON}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(llama_cpp: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def shared(_own_cache: None) -> Iterator[Server]:
+def shared(own_cache: None) -> Iterator[Server]:
     with Server("tiny", threads=1) as running:
         yield running
-    assert not any(members(running._id))
-    assert not list(servers_folder().glob(f"{running._id}.json"))
+    assert gone(running)
 
 
 @pytest.fixture
 def server(shared: Server) -> Iterator[Server]:
     """The same process before and after each test, and it still answers."""
-    before = {process.pid for process in members(shared._id)}
+    before = {process.pid for process in members(shared.id)}
     yield shared
     assert good(shared) == 200
-    assert {process.pid for process in members(shared._id)} == before
+    assert {process.pid for process in members(shared.id)} == before
 
 
 # ---------------------------------------------------------------------------------------------- what is asked wrongly

@@ -12,32 +12,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from request_tally import Tally
+from request_tally import Tally, gone
 
 from quantlab.errors import QuantlabError
 from quantlab.serve.artifacts import gguf_for
 from quantlab.serve.engines import ENGINES, Engine, Job, Launch
 from quantlab.serve.load import Load, loadtest
-from quantlab.serve.places import servers_folder
 from quantlab.serve.server import Server
-from quantlab.serve.state import find, members
+from quantlab.serve.state import find
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(llama_cpp: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def gone(server: Server) -> bool:
-    return not any(members(server._id)) and not list(servers_folder().glob(f"{server._id}.json"))
+pytestmark = pytest.mark.usefixtures("llama_cpp", "own_cache")
 
 
 def test_a_crash_under_load_loses_no_request_and_leaves_nothing() -> None:
@@ -188,7 +176,7 @@ try:
     server.start()
 except QuantlabError as error:
     print(error)
-print(len(list(members(server._id))), "left")
+print(len(list(members(server.id))), "left")
 """
 
 

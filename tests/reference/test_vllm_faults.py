@@ -12,13 +12,12 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
-from request_tally import Tally, good, key_of, knock, post, raw, send
+from request_tally import Tally, gone, good, key_of, knock, post, raw, send
 from serve_faults import wait_until
 
 from quantlab.errors import QuantlabError
 from quantlab.serve.engines import ENGINES, vllm_python
 from quantlab.serve.load import Load, loadtest
-from quantlab.serve.places import servers_folder
 from quantlab.serve.server import Server
 from quantlab.serve.state import find, members
 
@@ -42,14 +41,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def server(shared: Server) -> Iterator[Server]:
     """The same processes before and after each test, and they still answer."""
-    before = {process.pid for process in members(shared._id)}
+    before = {process.pid for process in members(shared.id)}
     yield shared
     assert good(shared) == 200
-    assert {process.pid for process in members(shared._id)} == before
-
-
-def gone(server: Server) -> bool:
-    return not any(members(server._id)) and not list(servers_folder().glob(f"{server._id}.json"))
+    assert {process.pid for process in members(shared.id)} == before
 
 
 def test_no_path_is_open_without_the_key(server: Server) -> None:
@@ -74,7 +69,7 @@ def test_no_path_is_open_without_the_key(server: Server) -> None:
 
 
 def test_the_key_is_in_no_argument_and_in_no_log(server: Server) -> None:
-    processes = list(members(server._id))
+    processes = list(members(server.id))
     assert len(processes) >= 2  # the web server, and the engine
     assert not any(server.key in " ".join(process.cmdline()) for process in processes)
     assert server.key not in server.log.read_text()
@@ -138,7 +133,7 @@ def test_every_process_of_vllm_is_known_as_the_servers(server: Server) -> None:
     web = psutil.Process(find(server.url).server.pid)
     descendants = {process.pid: process.name() for process in web.children(recursive=True)}
     assert any("EngineCore" in name for name in descendants.values()), descendants
-    assert descendants.keys() <= {process.pid for process in members(server._id)}
+    assert descendants.keys() <= {process.pid for process in members(server.id)}
 
 
 def test_an_engine_that_is_killed_under_load_loses_no_request_and_leaves_nothing(shared: Server) -> None:

@@ -4,10 +4,7 @@ than it was. Faults come from tests/load_server.py; tests/reference/test_load_ll
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +20,8 @@ from quantlab.serve.load.request import Sample
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    command = [sys.executable, str(Path(__file__).parent.parent / "load_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        server.kill()
+def url(trivial_server: str) -> str:
+    return trivial_server
 
 
 class TestSchedules:

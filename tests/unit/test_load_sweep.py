@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,7 +59,7 @@ class TestHighestRate:
     def test_without_a_rate_that_is_kept(self) -> None:
         found = highest_rate(lambda load: queue(load, Limits(ttft_s=0.01)), Load(20, rate=8.0), tests=3)
         assert found.rate == 0.0
-        assert "not even 8 requests a second" in found.words()
+        assert "not even 2 requests a second" in found.words()  # 8, 4 and 2 were tried
 
     def test_words_name_both_ends(self) -> None:
         found = highest_rate(queue, Load(200, rate=2.0, process="constant"), tests=4)
@@ -114,15 +111,6 @@ def test_a_measured_curve_is_drawn_as_measured() -> None:
     assert "8 a second" in words
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    command = [sys.executable, str(Path(__file__).parent.parent / "load_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        server.kill()
-
-
 @pytest.fixture
 def three(tmp_path: Path) -> list[str]:
     """Options that ask the trivial server for three tokens each."""
@@ -131,20 +119,32 @@ def three(tmp_path: Path) -> list[str]:
 
 
 class TestCommand:
-    def test_several_concurrencies_are_a_sweep(self, url: str, run_cli, three: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def test_several_concurrencies_are_a_sweep(
+        self, trivial_server: str, run_cli, three: list[str], tmp_path: Path
+    ) -> None:  # type: ignore[no-untyped-def]
         out = tmp_path / "s.json"
         words = ["--concurrency", "1,4", "--requests", "8", "--usd-per-hour", "2", "--json", str(out)]
-        done = run_cli("loadtest", url, *three, *words)
+        done = run_cli("loadtest", trivial_server, *three, *words)
         assert done.code == 0, done.err
         assert "1 at once" in done.out
         assert "4 at once" in done.out
         assert "for a million tokens" in done.out.replace("\n", " ")
         assert [one["load"]["concurrency"] for one in json.loads(out.read_text(encoding="utf-8"))] == [1, 4]
 
-    def test_search(self, url: str, run_cli, three: list[str]) -> None:  # type: ignore[no-untyped-def]
-        done = run_cli("loadtest", url, *three, "--search", "--rate", "20", "--requests", "8", "--ttft", "5")
+    def test_search(self, trivial_server: str, run_cli, three: list[str]) -> None:  # type: ignore[no-untyped-def]
+        done = run_cli("loadtest", trivial_server, *three, "--search", "--rate", "20", "--requests", "8", "--ttft", "5")
         assert done.code == 0, done.err
         assert "requests a second keep the limits" in done.out.replace("\n", " ")
+
+    def test_the_figures_are_kept_where_nothing_was_good(
+        self, trivial_server: str, run_cli, three: list[str], tmp_path: Path
+    ) -> None:  # type: ignore[no-untyped-def]
+        out = tmp_path / "s.json"
+        words = ["--requests", "2", "--ttft", "1e-9", "--usd-per-hour", "2", "--json", str(out)]
+        done = run_cli("loadtest", trivial_server, *three, *words)
+        assert done.code == 1
+        assert "lower the load or the limits" in done.err
+        assert json.loads(out.read_text(encoding="utf-8"))["good"] == 0
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -157,8 +157,8 @@ class TestCommand:
             (["--usd-per-hour", "1", "--peak", "0.5"], "peak"),
         ],
     )
-    def test_mistakes_are_one_sentence(self, url: str, run_cli, words: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
-        done = run_cli("loadtest", url, "--requests", "2", *words)
+    def test_mistakes_are_one_sentence(self, trivial_server: str, run_cli, words: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+        done = run_cli("loadtest", trivial_server, "--requests", "2", *words)
         assert done.code == 2
         assert said in done.err
         assert "Traceback" not in done.err

@@ -62,7 +62,7 @@ class Search:
     def words(self) -> str:
         """The result in one sentence."""
         if self.kept is None:
-            return f"not even {self.tried[0].load.rate:.3g} requests a second keep the limits"
+            return f"not even {min(one.load.rate or 0 for one in self.tried):.3g} requests a second keep the limits"
         most = f"{self.rate:.3g} requests a second keep the limits ({self.kept.good_share:.0%} good)"
         if self.broken is None:
             return f"{most}, the highest rate that was tried"
